@@ -1,0 +1,2 @@
+//! Benchmarks: see the files in `benches/`.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! ringfence forward.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! ringfence http1.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! ringfence matrix.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! ringfence tls.
+#![forbid(unsafe_code)]

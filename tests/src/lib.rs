@@ -1,0 +1,2 @@
+//! The harness of ringfence's tests.
+#![forbid(unsafe_code)]
