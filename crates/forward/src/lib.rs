@@ -1,2 +1,38 @@
-//! ringfence forward.
-#![forbid(unsafe_code)]
+//! ringfence's forwarding core: a request comes in, goes to an origin, an answer comes back.
+//!
+//! One worker a core, and workers share nothing on the way of a request. Start reading at `exchange`, the whole
+//! exchange on one page. Around it: `front` reads requests off a connection, [`transport`] is the seam to sockets, TLS
+//! and simulation, [`snapshot`] is what the control plane configures, [`limits`] names every bound.
+//!
+//! Knows HTTP/1.1 (RFC 9110, RFC 9112) and nothing of Matrix: rules, answers and error bodies are given to it.
+#![deny(unsafe_code)]
+
+pub mod buffers;
+pub mod environment;
+pub mod limits;
+pub mod respond;
+pub mod snapshot;
+pub mod transport;
+
+mod date;
+mod exchange;
+mod failure;
+mod fields;
+mod front;
+mod gate;
+mod inbox;
+mod listen;
+mod peer;
+mod pool;
+mod record;
+mod relay;
+mod request_id;
+mod route;
+mod wakers;
+mod worker;
+mod workers;
+
+pub use listen::bind;
+pub use record::{Batches, LogFormat, LogSender, log_queue};
+pub use worker::Counters;
+pub use workers::{Driver, Plan, Totals, Workers};

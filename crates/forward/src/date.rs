@@ -1,0 +1,62 @@
+//! The time of day as text, made once a second.
+
+use std::cell::{Cell, RefCell};
+
+use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
+
+/// Spells the present for `Date` fields and for the access log.
+#[derive(Default)]
+pub(crate) struct Calendar {
+    second: Cell<i64>,
+    http_date: RefCell<String>,
+    log_second: RefCell<String>,
+}
+
+impl Calendar {
+    /// Hands the present to `use_it` as an IMF-fixdate (RFC 9110 §5.6.7).
+    pub(crate) fn http_date<R>(&self, use_it: impl FnOnce(&str) -> R) -> R {
+        self.refresh();
+        use_it(&self.http_date.borrow())
+    }
+
+    /// Appends the present as RFC 3339 in UTC with milliseconds.
+    pub(crate) fn write_log_time(&self, out: &mut Vec<u8>) {
+        let millisecond = self.refresh();
+        out.extend_from_slice(self.log_second.borrow().as_bytes());
+        let digits = [millisecond / 100, millisecond / 10 % 10, millisecond % 10];
+        out.push(b'.');
+        out.extend(digits.map(|digit| b'0' + u8::try_from(digit).unwrap_or(0)));
+        out.push(b'Z');
+    }
+
+    /// Brings the texts up to the present second; returns the milliseconds since it began.
+    fn refresh(&self) -> i32 {
+        let now = Timestamp::now();
+        if now.as_second() != self.second.replace(now.as_second()) || self.http_date.borrow().is_empty() {
+            *self.log_second.borrow_mut() = now.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+            // Fails for years beyond 9999 only; then there is no Date to send.
+            *self.http_date.borrow_mut() =
+                DateTimePrinter::new().timestamp_to_rfc9110_string(&now).unwrap_or_default();
+        }
+        now.subsec_millisecond()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_have_the_fixed_forms() {
+        let calendar = Calendar::default();
+        calendar.http_date(|date| {
+            assert_eq!(date.len(), "Sun, 06 Nov 1994 08:49:37 GMT".len(), "{date}");
+            assert!(date.ends_with(" GMT"), "{date}");
+        });
+        let mut text = Vec::new();
+        calendar.write_log_time(&mut text);
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(text.len(), "1994-11-06T08:49:37.123Z".len(), "{text}");
+        assert!(text.parse::<Timestamp>().is_ok(), "{text}");
+    }
+}

@@ -1,0 +1,105 @@
+//! What the exchange needs of the world besides its client's connection: a clock, timers, and a way to dial.
+//!
+//! The data plane runs on [`Ring`]; a simulation brings its own.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    snapshot::ServerAddress,
+    transport::{Transport, socket::Socket},
+};
+
+/// A clock, timers and upstream connections.
+#[allow(async_fn_in_trait, reason = "one thread per core: no future here has to be Send")]
+pub trait Environment: 'static {
+    /// A connection to an upstream server.
+    type Stream: Transport + 'static;
+    /// Ends at an instant.
+    type Sleep: Future<Output = ()>;
+
+    /// The present.
+    fn now(&self) -> Instant;
+
+    /// A timer that ends at `at`.
+    fn sleep_until(&self, at: Instant) -> Self::Sleep;
+
+    /// Opens a connection; dropping the future gives it up.
+    async fn connect(&self, address: &ServerAddress) -> io::Result<Self::Stream>;
+
+    /// Whether nothing, not even the end of the stream, has arrived on a connection that should be quiet.
+    fn is_quiet(&self, stream: &Self::Stream) -> bool;
+}
+
+/// The wait went past its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Elapsed;
+
+/// Waits for `future`, but not longer than `duration`. A future that is ready costs neither timer nor clock.
+pub(crate) async fn within<E: Environment, F: Future>(
+    env: &E,
+    duration: Duration,
+    future: F,
+) -> Result<F::Output, Elapsed> {
+    race(env, future, || env.now() + duration).await
+}
+
+/// Waits for `future`, but not beyond `at`.
+pub(crate) async fn before<E: Environment, F: Future>(
+    env: &E,
+    at: Instant,
+    future: F,
+) -> Result<F::Output, Elapsed> {
+    race(env, future, || at).await
+}
+
+async fn race<E: Environment, F: Future>(
+    env: &E,
+    future: F,
+    deadline: impl Fn() -> Instant,
+) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    let mut sleep = pin!(None::<E::Sleep>);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        if sleep.is_none() {
+            sleep.set(Some(env.sleep_until(deadline())));
+        }
+        match sleep.as_mut().as_pin_mut() {
+            Some(sleep) => sleep.poll(cx).map(|()| Err(Elapsed)),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// The real world: monoio's timers, sockets of the kernel.
+pub struct Ring;
+
+impl Environment for Ring {
+    type Stream = Socket;
+    type Sleep = monoio::time::Sleep;
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep_until(&self, at: Instant) -> Self::Sleep {
+        monoio::time::sleep_until(at.into())
+    }
+
+    async fn connect(&self, address: &ServerAddress) -> io::Result<Socket> {
+        Socket::connect(address).await
+    }
+
+    fn is_quiet(&self, stream: &Socket) -> bool {
+        stream.is_quiet()
+    }
+}

@@ -1,0 +1,329 @@
+//! One exchange: a request for an answer. The page to read first.
+//!
+//! ```text
+//! run: route lookup → answered here, or
+//!  └ forward: choose upstream → check out or dial → rewrite fields
+//!     └ converse: both at once
+//!        ├ upload:   head and body to the origin, then watch for the client leaving
+//!        └ download: response head (interim ones first) → rewrite → body to the client
+//!  → record
+//! ```
+//!
+//! Generic over the client's transport and the [`Environment`]; knows neither sockets nor TLS nor Matrix. A fault
+//! of either side is a [`Failure`], and one table makes it an answer. Once the first byte of a final response is on
+//! its way, a failure cuts the connection visibly: nothing incomplete ever looks complete.
+
+mod download;
+mod local;
+mod tunnel;
+mod upload;
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use ringfence_http1::{BodyFraming, RequestHead};
+
+use crate::{
+    environment::{Environment, within},
+    failure::Failure,
+    fields::{self, Forwarded},
+    inbox::Inbox,
+    peer::Peer,
+    record::Record,
+    request_id::RequestId,
+    respond::Refusal,
+    route::{self, Routed},
+    snapshot::Action,
+    transport::Transport,
+    worker::{Live, Worker},
+};
+
+/// What becomes of the client's connection after an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It waits for the next request.
+    Continue,
+    /// It is closed in order; everything sent was read.
+    Close(&'static str),
+    /// It is closed in order, but the client may still be sending and has to be read from so that it sees its answer.
+    Linger(&'static str),
+    /// It is cut, so that the client sees that its answer is not complete.
+    Abort(&'static str),
+}
+
+impl Next {
+    fn reason(self) -> Option<&'static str> {
+        match self {
+            Next::Continue => None,
+            Next::Close(reason) | Next::Linger(reason) | Next::Abort(reason) => Some(reason),
+        }
+    }
+}
+
+/// The fixed surroundings of an exchange.
+pub(crate) struct Exchange<'a, E: Environment, T> {
+    pub(crate) worker: &'a Worker<E>,
+    pub(crate) live: &'a Live<E>,
+    pub(crate) peer: &'a Peer,
+    pub(crate) client: &'a T,
+    pub(crate) head: &'a RequestHead,
+    pub(crate) request_id: RequestId,
+    pub(crate) started: Instant,
+    progress: Progress,
+}
+
+/// What the two directions of an exchange tell each other, and what is logged of them.
+#[derive(Default)]
+struct Progress {
+    status: Cell<Option<u16>>,
+    /// Request content that went upstream, in bytes.
+    bytes_in: Cell<u64>,
+    /// Response content that went to the client, in bytes.
+    bytes_out: Cell<u64>,
+    /// Bytes of the inbox that belong to this request; known when its body has ended.
+    request_length: Cell<Option<usize>>,
+    /// Body bytes have left the inbox: the request cannot be sent a second time.
+    streamed: Cell<bool>,
+    /// When request bytes last went upstream.
+    uploaded_at: Cell<Option<Instant>>,
+    /// A final response head is on its way to the client.
+    response_started: Cell<bool>,
+    /// All of the request is with the origin's kernel.
+    request_sent: Cell<bool>,
+    /// The server asked (upstream and server index), when, and the time from there to its response head.
+    server: Cell<Option<(usize, usize)>>,
+    asked_at: Cell<Option<Instant>>,
+    answered: Cell<Option<Duration>>,
+}
+
+/// How a conversation with the origin ended well.
+enum Answered {
+    /// The response is with the client.
+    Whole {
+        /// The connection to the origin can carry another request.
+        reusable: bool,
+        /// Why the client's connection ends now.
+        close: Option<&'static str>,
+    },
+    /// Both sides speak another protocol from here on; these bytes of the origin came with its 101.
+    Upgraded(crate::relay::Leftover),
+}
+
+impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
+    /// Prepares the exchange of a request whose head starts `inbox`.
+    pub(crate) fn new(
+        worker: &'a Worker<E>,
+        live: &'a Live<E>,
+        peer: &'a Peer,
+        client: &'a T,
+        head: &'a RequestHead,
+        started: Instant,
+    ) -> Self {
+        let request_id = worker.request_ids.next();
+        Exchange { worker, live, peer, client, head, request_id, started, progress: Progress::default() }
+    }
+
+    /// Serves the request and uses up its bytes in `inbox`.
+    pub(crate) async fn run(&self, inbox: &mut Inbox) -> Next {
+        let listener = &self.live.snapshot.listeners[self.peer.listener];
+        let head_bytes = &inbox.bytes()[..self.head.head_len()];
+        if self.head.framing().is_empty() {
+            self.progress.request_length.set(Some(self.head.head_len()));
+        }
+        let routed =
+            route::lookup(&self.live.snapshot, listener, self.peer.address.ip(), self.head, head_bytes);
+        let next = match routed {
+            Err(refusal) => self.refuse(refusal, 0).await,
+            Ok(Routed { site, .. }) if listener.redirect => self.redirect(head_bytes, &site.host).await,
+            Ok(Routed { rule, site }) => match &rule.action {
+                Action::Answer(answer) => self.answer(answer).await,
+                Action::Forward(upstream) => self.forward(inbox, *upstream, rule, &site.host).await,
+            },
+        };
+        self.record(inbox.bytes(), next);
+        inbox.consume(self.progress.request_length.get().unwrap_or(self.head.head_len()));
+        next
+    }
+
+    async fn forward(
+        &self,
+        inbox: &mut Inbox,
+        upstream: usize,
+        rule: &crate::snapshot::Rule,
+        host: &[u8],
+    ) -> Next {
+        let content_max = rule.body_bytes_max.unwrap_or(self.live.snapshot.limits.body_bytes_max);
+        if matches!(self.head.framing(), BodyFraming::Length(length) if length > content_max) {
+            return self.refuse(Refusal::ContentTooLarge, rule.refusal_style).await;
+        }
+        match self.converse_with_one(inbox, upstream, content_max, host).await {
+            Ok(close) => self.next(close),
+            Err(failure) => self.fail(failure, rule.refusal_style).await,
+        }
+    }
+
+    /// What a complete answer leaves the connection in.
+    fn next(&self, close: Option<&'static str>) -> Next {
+        match close {
+            None => Next::Continue,
+            Some(reason) if self.progress.request_length.get().is_none() => Next::Linger(reason),
+            Some(reason) => Next::Close(reason),
+        }
+    }
+
+    /// Talks to the first server that can be reached. A pooled connection that turns out to be dead is nobody's
+    /// fault: what may be sent twice is sent again, once, on a fresh one.
+    async fn converse_with_one(
+        &self,
+        inbox: &mut Inbox,
+        upstream: usize,
+        content_max: u64,
+        host: &[u8],
+    ) -> Result<Option<&'static str>, Failure> {
+        let mut pooled_allowed = true;
+        loop {
+            let link = self.connect(upstream, pooled_allowed).await?;
+            self.progress.server.set(Some((upstream, link.server)));
+            match self.converse(inbox, &link.stream, content_max, host).await {
+                Ok(Answered::Upgraded(leftover)) => {
+                    let ours = self.progress.request_length.get().unwrap_or(self.head.head_len());
+                    self.tunnel(&link.stream, &inbox.bytes()[ours..], leftover.bytes()).await;
+                    return Ok(Some("upgraded"));
+                }
+                Ok(Answered::Whole { reusable, close }) => {
+                    if reusable && !self.worker.draining.get() {
+                        self.worker.check_in(&self.live.pools[upstream], link.server, link.stream);
+                    }
+                    return Ok(close);
+                }
+                Err(Failure::UpstreamClosed) if link.pooled && self.may_be_sent_again() => {
+                    pooled_allowed = false
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    fn may_be_sent_again(&self) -> bool {
+        self.head.method().is_idempotent()
+            && !self.progress.streamed.get()
+            && !self.progress.response_started.get()
+    }
+
+    /// Both bodies in flight at once; the response's end, or a failure of either side, ends it.
+    async fn converse(
+        &self,
+        inbox: &mut Inbox,
+        origin: &E::Stream,
+        content_max: u64,
+        host: &[u8],
+    ) -> Result<Answered, Failure> {
+        let mut scratch = self.worker.scratch();
+        let snapshot = &self.live.snapshot;
+        let head_bytes = &inbox.bytes()[..self.head.head_len()];
+        let (client, scheme) = fields::client(
+            self.peer.address.ip(),
+            self.peer.scheme(),
+            &snapshot.trusted_proxies,
+            self.head,
+            head_bytes,
+        );
+        let forwarded = Forwarded { client, scheme, request_id: &self.request_id, host };
+        fields::request(self.head, &forwarded, &mut scratch.request);
+        let now = self.worker.env.now();
+        self.progress.asked_at.set(Some(now));
+        self.progress.uploaded_at.set(Some(now));
+        let scratch = &mut *scratch;
+        let mut upload = pin!(self.upload(inbox, origin, &scratch.request, content_max));
+        let mut download = pin!(self.download(origin, &mut scratch.response_head, &mut scratch.response));
+        let mut uploading = true;
+        poll_fn(|cx| {
+            if uploading {
+                match upload.as_mut().poll(cx) {
+                    Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                    // The origin takes no more of the request: it says why in its response, or closes.
+                    Poll::Ready(Ok(())) => uploading = false,
+                    Poll::Pending => {}
+                }
+            }
+            download.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// A connection to the first server that has one, pooled or fresh.
+    async fn connect(&self, upstream: usize, pooled_allowed: bool) -> Result<Link<E::Stream>, Failure> {
+        let env = &self.worker.env;
+        let (pool, servers) = (&self.live.pools[upstream], &self.live.snapshot.upstreams[upstream].servers);
+        let mut failure = Failure::ConnectFailed;
+        for server in pool.order(env.now()) {
+            while let Some(stream) = pool.check_out(server).filter(|_| pooled_allowed) {
+                if self.is_usable(&stream) {
+                    return Ok(Link { stream, server, pooled: true });
+                }
+            }
+            let limit = self.live.snapshot.timeouts.upstream_connect;
+            match within(env, limit, env.connect(&servers[server].address)).await {
+                Ok(Ok(stream)) => {
+                    pool.record_success(server);
+                    return Ok(Link { stream, server, pooled: false });
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(server = servers[server].name, %error, "upstream refused the connection");
+                    failure = Failure::ConnectFailed;
+                }
+                Err(_) => failure = Failure::ConnectTimeout,
+            }
+            pool.record_failure(server, env.now());
+        }
+        Err(failure)
+    }
+
+    /// Whether a pooled connection is still open as far as can be known. The driver's knowledge costs nothing and
+    /// suffices for what can be sent again; for the rest the socket itself is asked.
+    fn is_usable(&self, stream: &E::Stream) -> bool {
+        if stream.poll_readable(&mut Context::from_waker(Waker::noop())).is_ready() {
+            return false;
+        }
+        let replayable = self.head.method().is_idempotent() && self.head.framing().is_empty();
+        replayable || self.worker.env.is_quiet(stream)
+    }
+
+    fn record(&self, head_bytes: &[u8], next: Next) {
+        let (snapshot, progress) = (&self.live.snapshot, &self.progress);
+        let server = progress
+            .server
+            .get()
+            .map(|(upstream, server)| &*snapshot.upstreams[upstream].servers[server].name);
+        self.worker.log.write(
+            &self.worker.calendar,
+            &Record {
+                peer: self.peer.address,
+                listener: snapshot.listeners[self.peer.listener].address,
+                method: self.head.method_span().of(head_bytes),
+                target: self.head.target().of(head_bytes),
+                status: progress.status.get(),
+                bytes_in: progress.bytes_in.get(),
+                bytes_out: progress.bytes_out.get(),
+                upstream: server.map(|name| (name, progress.answered.get())),
+                total: self.worker.env.now() - self.started,
+                request_id: &self.request_id,
+                tls: self.peer.tls,
+                close: next.reason(),
+            },
+        );
+    }
+}
+
+/// A connection to a server.
+struct Link<S> {
+    stream: S,
+    server: usize,
+    /// It carried a request before: the server may have closed it meanwhile.
+    pooled: bool,
+}

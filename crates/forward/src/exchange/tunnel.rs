@@ -1,0 +1,90 @@
+//! After 101 (Switching Protocols): bytes both ways, of whatever protocol.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use super::Exchange;
+use crate::{
+    environment::{Environment, before},
+    limits::RELAY_BUFFER_BYTES,
+    relay::{self, Fault, Message, read_now},
+    transport::Transport,
+};
+
+impl<E: Environment, T: Transport> Exchange<'_, E, T> {
+    /// Moves bytes until both sides have closed, one has failed, or neither has sent for `tunnel_idle`. One side's
+    /// closing is passed on; the other direction lives on. The two arguments are what has arrived already.
+    pub(super) async fn tunnel(&self, origin: &E::Stream, from_client: &[u8], from_origin: &[u8]) {
+        let moved_at = Cell::new(self.worker.env.now());
+        let mut up = pin!(self.carry(self.client, origin, from_client, &moved_at, &self.progress.bytes_in));
+        let mut down =
+            pin!(self.carry(origin, self.client, from_origin, &moved_at, &self.progress.bytes_out));
+        let (mut up_ended, mut down_ended) = (false, false);
+        poll_fn(|cx| {
+            let (up_poll, down_poll) =
+                (poll_unless(up_ended, up.as_mut(), cx), poll_unless(down_ended, down.as_mut(), cx));
+            for (ended, direction) in [(&mut up_ended, up_poll), (&mut down_ended, down_poll)] {
+                match direction {
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(())) => *ended = true,
+                    Poll::Pending => {}
+                }
+            }
+            if up_ended && down_ended { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// One direction: until `from` closes, which `to` is then told.
+    async fn carry(
+        &self,
+        from: &impl Transport,
+        to: &impl Transport,
+        first: &[u8],
+        moved_at: &Cell<Instant>,
+        count: &Cell<u64>,
+    ) -> Result<(), Fault> {
+        let (env, timeouts) = (&self.worker.env, &self.live.snapshot.timeouts);
+        let silence = timeouts.upstream_silence;
+        relay::send(env, to, &Message { tail: [first, b"", b""], ..Message::default() }, silence).await?;
+        count.set(count.get() + first.len() as u64);
+        loop {
+            let since = moved_at.get();
+            if before(env, since + timeouts.tunnel_idle, from.readable()).await.is_err() {
+                if moved_at.get() == since {
+                    return Err(Fault::SenderSilent);
+                }
+                continue;
+            }
+            let mut buffer = self.worker.buffers.take(RELAY_BUFFER_BYTES);
+            let read = match read_now(from, &mut buffer).await {
+                None => continue,
+                Some(Err(_)) => return Err(Fault::SenderClosed),
+                Some(Ok(0)) => return to.close_write().await.map_err(|_| Fault::ReceiverClosed),
+                Some(Ok(read)) => read,
+            };
+            relay::send(
+                env,
+                to,
+                &Message { tail: [&buffer[..read], b"", b""], ..Message::default() },
+                silence,
+            )
+            .await?;
+            count.set(count.get() + read as u64);
+            moved_at.set(env.now());
+        }
+    }
+}
+
+fn poll_unless<F: Future<Output = Result<(), Fault>>>(
+    ended: bool,
+    future: Pin<&mut F>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Fault>> {
+    if ended { Poll::Pending } else { future.poll(cx) }
+}

@@ -1,0 +1,102 @@
+//! The request's way to the origin, and the watch over the client that made it.
+
+use std::future::pending;
+
+use ringfence_http1::{BodyFraming, OutgoingHead};
+
+use super::Exchange;
+use crate::{
+    environment::Environment,
+    failure::Failure,
+    inbox::Inbox,
+    limits::{BULK_BUFFER_BYTES, RELAY_BUFFER_BYTES},
+    relay::{Body, Coding, Fault, Piece, Terms, read_now, relay},
+    transport::Transport,
+};
+
+impl<E: Environment, T: Transport> Exchange<'_, E, T> {
+    /// Sends the request; then waits for the client to leave. `Ok`: the origin takes no more.
+    pub(super) async fn upload(
+        &self,
+        inbox: &mut Inbox,
+        origin: &E::Stream,
+        outgoing: &OutgoingHead,
+        content_max: u64,
+    ) -> Result<(), Failure> {
+        match self.send_request(inbox, origin, outgoing, content_max).await {
+            Ok(()) => Err(self.watch(inbox).await),
+            Err(Fault::ReceiverClosed | Fault::ReceiverSilent) => Ok(()),
+            Err(Fault::SenderClosed) => Err(Failure::ClientGone),
+            Err(Fault::SenderSilent) => Err(Failure::ClientSilent),
+            Err(Fault::Malformed(error)) => Err(Failure::RequestBody(error)),
+            Err(Fault::TooLarge) => Err(Failure::RequestTooLarge),
+        }
+    }
+
+    async fn send_request(
+        &self,
+        inbox: &mut Inbox,
+        origin: &E::Stream,
+        outgoing: &OutgoingHead,
+        content_max: u64,
+    ) -> Result<(), Fault> {
+        let (worker, timeouts, progress) = (self.worker, &self.live.snapshot.timeouts, &self.progress);
+        let head_len = self.head.head_len();
+        let mut body = Body::new(self.head.framing(), content_max);
+        let (head_bytes, behind) = inbox.bytes().split_at(head_len);
+        let first = Piece::take(&mut body, behind, Coding::AsItCame)?;
+        let request_length = first.taken.ended.then_some(head_len + first.taken.consumed);
+        // What has been read whole stays so, whatever the origin does with it.
+        progress.request_length.set(request_length);
+        progress.bytes_in.set(first.taken.content);
+        first.send(&worker.env, origin, Some((outgoing, head_bytes)), timeouts.upstream_silence).await?;
+        if request_length.is_none() {
+            inbox.truncate(head_len);
+            progress.streamed.set(true);
+            let read_bytes_max = match self.head.framing() {
+                BodyFraming::Chunked => RELAY_BUFFER_BYTES,
+                _ => BULK_BUFFER_BYTES,
+            };
+            let terms = Terms {
+                sender_silence: timeouts.downstream_silence,
+                receiver_silence: timeouts.upstream_silence,
+                read_bytes_max,
+            };
+            let on_content = |content| {
+                progress.bytes_in.set(progress.bytes_in.get() + content);
+                progress.uploaded_at.set(Some(worker.env.now()));
+            };
+            let (env, buffers) = (&worker.env, &worker.buffers);
+            let leftover =
+                relay(env, buffers, self.client, origin, &mut body, Coding::AsItCame, terms, on_content)
+                    .await?;
+            // At most one small buffer: it fits.
+            inbox.append(buffers, leftover.bytes(), self.inbox_bytes_max());
+            progress.request_length.set(Some(head_len));
+        }
+        progress.uploaded_at.set(Some(worker.env.now()));
+        progress.request_sent.set(true);
+        Ok(())
+    }
+
+    /// Waits until the client closes or resets its connection. What it sends meanwhile is its next request, kept for
+    /// later; when there is no room for more of it, leaving goes unnoticed until the response is written.
+    async fn watch(&self, inbox: &mut Inbox) -> Failure {
+        loop {
+            self.client.readable().await;
+            let Some(room) = inbox.room(&self.worker.buffers, self.inbox_bytes_max()) else {
+                return pending().await;
+            };
+            match read_now(self.client, room).await {
+                None => {}
+                Some(Ok(0) | Err(_)) => return Failure::ClientGone,
+                Some(Ok(read)) => inbox.fill(read),
+            }
+        }
+    }
+
+    /// A head and, behind it, what one read brings.
+    fn inbox_bytes_max(&self) -> usize {
+        self.live.snapshot.limits.head.head_bytes_max + RELAY_BUFFER_BYTES
+    }
+}

@@ -1,0 +1,194 @@
+//! What changes in a head on its way through (RFC 9110 §7.6). Pure.
+//!
+//! Every other field line goes on in its place and as it was spelled.
+
+use std::{io::Write as _, net::IpAddr};
+
+use ipnet::IpNet;
+use ringfence_http1::{
+    BodyFraming, FieldLine, KnownField, OutgoingHead, RequestHead, ResponseHead, TargetForm, Version,
+};
+
+use crate::{request_id::RequestId, snapshot::contains};
+
+/// What the origin is told of the client.
+pub(crate) struct Forwarded<'a> {
+    pub(crate) client: IpAddr,
+    pub(crate) scheme: &'a [u8],
+    pub(crate) request_id: &'a RequestId,
+    /// Sent as `Host` when the client (HTTP/1.0) named none.
+    pub(crate) host: &'a [u8],
+}
+
+/// The client's address and scheme: what the peer is, or what a trusted proxy says of its own client.
+///
+/// `X-Forwarded-For` is walked from the right past trusted addresses, so that nothing a client invents counts.
+pub(crate) fn client<'b>(
+    peer: IpAddr,
+    scheme: &'static [u8],
+    trusted: &[IpNet],
+    head: &RequestHead,
+    head_bytes: &'b [u8],
+) -> (IpAddr, &'b [u8])
+where
+    'static: 'b,
+{
+    if !contains(trusted, peer) {
+        return (peer, scheme);
+    }
+    let values = |known| {
+        head.fields()
+            .iter()
+            .rev()
+            .filter(move |line| line.known == known)
+            .map(|line| line.value.of(head_bytes))
+    };
+    let mut client = peer;
+    for element in values(KnownField::XForwardedFor).flat_map(|value| value.rsplit(|byte| *byte == b',')) {
+        // What cannot be read ends the walk: whatever stands left of it is hearsay.
+        let Some(address) =
+            std::str::from_utf8(element).ok().and_then(|text| text.trim().parse::<IpAddr>().ok())
+        else {
+            break;
+        };
+        client = address.to_canonical();
+        if !contains(trusted, client) {
+            break;
+        }
+    }
+    let scheme = match values(KnownField::XForwardedProto).next() {
+        Some(value) if value.eq_ignore_ascii_case(b"https") => &b"https"[..],
+        Some(value) if value.eq_ignore_ascii_case(b"http") => &b"http"[..],
+        _ => scheme,
+    };
+    (client, scheme)
+}
+
+/// Builds the head to send to the origin.
+pub(crate) fn request(head: &RequestHead, forwarded: &Forwarded<'_>, out: &mut OutgoingHead) {
+    out.clear();
+    if head.version() == Version::Http11 && head.target_form() == TargetForm::Origin {
+        out.push_input(head.start_line());
+    } else {
+        out.push_input(head.method_span());
+        out.push_owned(b" ");
+        out.push_owned(head.path_prefix());
+        out.push_input(head.path_and_query());
+        out.push_owned(b" HTTP/1.1\r\n");
+    }
+    let upgrade = head.upgrade().is_some();
+    for line in head.fields().iter().filter(|line| request_line_passes(line, head.version(), upgrade)) {
+        out.push_input(line.line);
+    }
+    if head.host().is_none() {
+        out.push_owned(b"Host: ");
+        match head.authority() {
+            Some(authority) => out.push_input(authority),
+            None => out.push_owned(forwarded.host),
+        }
+        out.push_owned(b"\r\n");
+    }
+    push_framing(head.framing(), out);
+    if upgrade {
+        out.push_owned(b"Connection: upgrade\r\n");
+    }
+    push_forwarded(forwarded, out);
+}
+
+fn request_line_passes(line: &FieldLine, version: Version, upgrade: bool) -> bool {
+    match line.known {
+        KnownField::Upgrade => upgrade,
+        KnownField::Forwarded
+        | KnownField::XForwardedFor
+        | KnownField::XForwardedProto
+        | KnownField::XForwarded
+        | KnownField::XRealIp
+        | KnownField::XRequestId => false,
+        // A client of HTTP/1.0 does not know 100 (Continue) and must not be sent one (RFC 9110 §10.1.1).
+        KnownField::Expect => version == Version::Http11,
+        _ => !line.hop_by_hop,
+    }
+}
+
+fn push_forwarded(forwarded: &Forwarded<'_>, out: &mut OutgoingHead) {
+    let mut lines = [0; FORWARDED_BYTES_MAX];
+    let mut rest = &mut lines[..];
+    // The array holds the longest address; nothing here can fail.
+    let _ = write!(rest, "X-Forwarded-For: {}\r\nX-Forwarded-Proto: ", forwarded.client);
+    let _ = rest.write_all(forwarded.scheme);
+    let _ = rest.write_all(b"\r\nX-Request-ID: ");
+    let _ = rest.write_all(forwarded.request_id);
+    let _ = rest.write_all(b"\r\nVia: 1.1 ringfence\r\n\r\n");
+    let unused = rest.len();
+    out.push_owned(&lines[..FORWARDED_BYTES_MAX - unused]);
+}
+
+/// The forwarding lines with an IPv6 address of 39 characters take 156 bytes.
+const FORWARDED_BYTES_MAX: usize = 192;
+
+/// What the client is told about the connection and the exchange.
+pub(crate) struct Returned<'a> {
+    pub(crate) request_id: &'a RequestId,
+    /// The body as it goes to the client; differs from the origin's where the client's version cannot have that.
+    pub(crate) framing: BodyFraming,
+    /// The connection ends with this response.
+    pub(crate) close: bool,
+    /// Sent when the origin sent no `Date` (RFC 9110 §6.6.1).
+    pub(crate) date: &'a str,
+}
+
+/// Builds the final response head to send to the client.
+pub(crate) fn response(head: &ResponseHead, returned: &Returned<'_>, out: &mut OutgoingHead) {
+    let upgraded = head.status() == 101;
+    push_response_lines(head, upgraded, out);
+    push_framing(returned.framing, out);
+    out.push_owned(b"X-Request-ID: ");
+    out.push_owned(returned.request_id);
+    out.push_owned(b"\r\n");
+    if head.fields().iter().all(|line| line.known != KnownField::Date) {
+        out.push_owned(b"Date: ");
+        out.push_owned(returned.date.as_bytes());
+        out.push_owned(b"\r\n");
+    }
+    if upgraded {
+        out.push_owned(b"Connection: upgrade\r\n");
+    } else if returned.close {
+        out.push_owned(b"Connection: close\r\n");
+    }
+    out.push_owned(b"\r\n");
+}
+
+/// Builds an interim (1xx) response head to send to the client.
+pub(crate) fn interim_response(head: &ResponseHead, out: &mut OutgoingHead) {
+    push_response_lines(head, false, out);
+    out.push_owned(b"\r\n");
+}
+
+fn push_response_lines(head: &ResponseHead, upgraded: bool, out: &mut OutgoingHead) {
+    out.clear();
+    if head.version() == Version::Http11 {
+        out.push_input(head.start_line());
+    } else {
+        out.push_owned(b"HTTP/1.1 ");
+        out.push_input(head.status_line_tail());
+    }
+    for line in head.fields() {
+        let passes = match line.known {
+            KnownField::Upgrade => upgraded,
+            KnownField::XRequestId => false,
+            _ => !line.hop_by_hop,
+        };
+        if passes {
+            out.push_input(line.line);
+        }
+    }
+}
+
+fn push_framing(framing: BodyFraming, out: &mut OutgoingHead) {
+    if framing == BodyFraming::Chunked {
+        out.push_owned(b"Transfer-Encoding: chunked\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! A client's connection from its first byte to its last: idle, a request, idle again.
+//!
+//! While it is idle, a connection is a small future without buffers. When bytes arrive, the working state is
+//! allocated; it stays for [`WARM`] after a response, so that steady traffic allocates nothing.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use ringfence_http1::{HeadError, HeadScan, RequestHead};
+
+use crate::{
+    environment::{Environment, before, within},
+    exchange::{Exchange, Next},
+    inbox::Inbox,
+    limits::{LINGER_SILENCE, RELAY_BUFFER_BYTES, WARM},
+    peer::Peer,
+    relay::read_now,
+    respond::Refusal,
+    transport::Transport,
+    worker::{Live, Worker, count},
+};
+
+/// Serves requests until either side ends the connection.
+pub(crate) async fn serve_connection<E: Environment, T: Transport>(
+    worker: &Worker<E>,
+    client: &T,
+    peer: &Peer,
+) {
+    let _registration = worker.wakers.register().await;
+    let timeouts = &worker.live.borrow().snapshot.clone().timeouts;
+    // The first request has to begin soon; between two there may be a pause.
+    let mut patience = timeouts.header_read;
+    loop {
+        match idle(worker, client, patience).await {
+            Idle::Readable => {}
+            Idle::Over => {
+                let _ = client.close_write().await;
+                return;
+            }
+        }
+        client.rested();
+        // Boxed, so that an idle connection does not carry the size of a busy one.
+        match Box::pin(serve_busy(worker, client, peer)).await {
+            Busy::Quiet => patience = timeouts.keep_alive_idle,
+            Busy::Ended => return,
+        }
+    }
+}
+
+enum Idle {
+    Readable,
+    /// Too long, or the worker is draining.
+    Over,
+}
+
+/// Waits for bytes of the client.
+async fn idle<E: Environment>(worker: &Worker<E>, client: &impl Transport, patience: Duration) -> Idle {
+    let readable = poll_fn(|cx| {
+        if client.poll_readable(cx).is_ready() {
+            return Poll::Ready(Idle::Readable);
+        }
+        if worker.draining.get() { Poll::Ready(Idle::Over) } else { Poll::Pending }
+    });
+    within(&worker.env, patience, readable).await.unwrap_or(Idle::Over)
+}
+
+enum Busy {
+    /// Nothing has come for a while.
+    Quiet,
+    /// The connection is over.
+    Ended,
+}
+
+async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T, peer: &Peer) -> Busy {
+    let mut inbox = Inbox::default();
+    let mut head = worker.request_head();
+    loop {
+        let live = worker.live.borrow().clone();
+        let read = read_head(worker, &live, client, &mut inbox, &mut head).await;
+        let started = worker.env.now();
+        let exchange = Exchange::new(worker, &live, peer, client, &head, started);
+        let next = match read {
+            HeadRead::Complete => exchange.run(&mut inbox).await,
+            HeadRead::Refused(refusal) => exchange.refuse_head(refusal, inbox.bytes()).await,
+            HeadRead::Closed => Next::Close("client-closed"),
+        };
+        if !matches!(read, HeadRead::Closed) {
+            count(&worker.counters.requests);
+        }
+        let linger_max = live.snapshot.timeouts.linger;
+        match next {
+            Next::Continue => {}
+            Next::Close(_) => {
+                close(worker, client, linger_max).await;
+                return Busy::Ended;
+            }
+            Next::Linger(_) => {
+                linger(worker, client, linger_max).await;
+                return Busy::Ended;
+            }
+            Next::Abort(_) => {
+                client.abort();
+                return Busy::Ended;
+            }
+        }
+        if inbox.is_empty() && !matches!(idle(worker, client, WARM).await, Idle::Readable) {
+            return Busy::Quiet;
+        }
+    }
+}
+
+enum HeadRead {
+    /// It stands at the start of the inbox.
+    Complete,
+    /// It cannot be served.
+    Refused(Refusal),
+    /// The client closed before it was complete.
+    Closed,
+}
+
+/// Reads until the inbox starts with a whole head, and parses it.
+async fn read_head<E: Environment>(
+    worker: &Worker<E>,
+    live: &Live<E>,
+    client: &impl Transport,
+    inbox: &mut Inbox,
+    head: &mut RequestHead,
+) -> HeadRead {
+    let limits = &live.snapshot.limits.head;
+    let mut scan = HeadScan::new();
+    let mut deadline = None::<Instant>;
+    loop {
+        let error = match scan.scan(inbox.bytes(), limits) {
+            Ok(Some(length)) => match head.parse(&inbox.bytes()[..length], limits) {
+                Ok(()) => return HeadRead::Complete,
+                Err(error) => error,
+            },
+            Err(error) => {
+                // For the log: what can be told of the request line. It fails, since no head is there.
+                let _ = head.parse(inbox.bytes(), limits);
+                error
+            }
+            Ok(None) => match read_more(worker, live, client, inbox, &mut deadline).await {
+                More::Some => continue,
+                More::Closed => return HeadRead::Closed,
+                More::Late if inbox.bytes().len() <= scan.skipped() => return HeadRead::Closed,
+                More::Late => {
+                    let _ = head.parse(inbox.bytes(), limits);
+                    return HeadRead::Refused(Refusal::RequestTimeout);
+                }
+            },
+        };
+        tracing::debug!(%error, "request refused");
+        return HeadRead::Refused(refusal_of(error));
+    }
+}
+
+enum More {
+    Some,
+    Closed,
+    Late,
+}
+
+/// Reads some bytes into the inbox. The time for a head runs from the first time that it was not complete.
+async fn read_more<E: Environment>(
+    worker: &Worker<E>,
+    live: &Live<E>,
+    client: &impl Transport,
+    inbox: &mut Inbox,
+    deadline: &mut Option<Instant>,
+) -> More {
+    let room_max = live.snapshot.limits.head.head_bytes_max + RELAY_BUFFER_BYTES;
+    loop {
+        if let Some(room) = inbox.room(&worker.buffers, room_max) {
+            match read_now(client, room).await {
+                Some(Ok(0) | Err(_)) => return More::Closed,
+                Some(Ok(read)) => {
+                    inbox.fill(read);
+                    return More::Some;
+                }
+                None => inbox.release_if_empty(),
+            }
+        } else {
+            // Never full: the scan refuses a head of that size.
+            return More::Late;
+        }
+        let at = *deadline.get_or_insert_with(|| worker.env.now() + live.snapshot.timeouts.header_read);
+        if before(&worker.env, at, client.readable()).await.is_err() {
+            return More::Late;
+        }
+    }
+}
+
+fn refusal_of(error: HeadError) -> Refusal {
+    match error.suggested_status() {
+        414 => Refusal::TargetTooLong,
+        417 => Refusal::ExpectationFailed,
+        431 => Refusal::HeadTooLarge,
+        501 => Refusal::NotImplemented,
+        505 => Refusal::VersionNotSupported,
+        _ => Refusal::Malformed,
+    }
+}
+
+/// Ends a connection whose client is not expected to send more. If it does all the same, a plain close would reset the
+/// connection and could take the last response with it.
+async fn close<E: Environment>(worker: &Worker<E>, client: &impl Transport, linger_max: Duration) {
+    if client.close_write().await.is_err() {
+        return;
+    }
+    let mut byte = [0];
+    if matches!(read_now(client, &mut byte).await, Some(Ok(1))) {
+        linger(worker, client, linger_max).await;
+    }
+}
+
+/// Ends a connection whose client may still be sending: reads and forgets until it closes, falls silent or
+/// `linger_max` is over, so that it comes to read its answer (RFC 9112 §9.6).
+pub(crate) async fn linger<E: Environment>(
+    worker: &Worker<E>,
+    client: &impl Transport,
+    linger_max: Duration,
+) {
+    let (env, deadline) = (&worker.env, worker.env.now() + linger_max);
+    let mut forget = pin!(async {
+        if client.close_write().await.is_err() {
+            return;
+        }
+        while within(env, LINGER_SILENCE, client.readable()).await.is_ok() {
+            let mut buffer = worker.buffers.take(RELAY_BUFFER_BYTES);
+            if matches!(read_now(client, &mut buffer).await, Some(Ok(0) | Err(_))) {
+                return;
+            }
+        }
+    });
+    let _ = before(env, deadline, poll_fn(|cx| forget.as_mut().poll(cx))).await;
+}

@@ -1,0 +1,119 @@
+//! How many connections there are, in all and from each address. Shared by all workers, touched when a connection
+//! opens and when it closes.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use crate::{limits::Limits, respond::Refusal};
+
+/// Counts open connections.
+pub(crate) struct Gate {
+    total: AtomicUsize,
+    /// An address is in one of them, by its hash, so that workers seldom meet.
+    shards: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
+    hasher: RandomState,
+}
+
+const SHARDS: usize = 64;
+
+/// A connection that was let in; dropping it is its end.
+pub(crate) struct Pass {
+    gate: Arc<Gate>,
+    client: IpAddr,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Arc<Gate> {
+        let shards = std::array::from_fn(|_| Mutex::default());
+        Arc::new(Gate { total: AtomicUsize::new(0), shards, hasher: RandomState::new() })
+    }
+
+    /// Lets a connection in unless a limit is reached.
+    pub(crate) fn admit(self: &Arc<Gate>, address: IpAddr, limits: &Limits) -> Result<Pass, Refusal> {
+        let client = client_of(address);
+        let mut shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
+        let count = shard.entry(client).or_default();
+        if *count >= limits.connections_per_address_max {
+            return Err(Refusal::TooManyConnections);
+        }
+        if self.total.fetch_add(1, Ordering::Relaxed) >= limits.connections_max {
+            self.total.fetch_sub(1, Ordering::Relaxed);
+            if *count == 0 {
+                shard.remove(&client);
+            }
+            return Err(Refusal::Overloaded);
+        }
+        *count += 1;
+        Ok(Pass { gate: self.clone(), client })
+    }
+
+    fn shard(&self, client: IpAddr) -> &Mutex<HashMap<IpAddr, usize>> {
+        &self.shards[usize::try_from(self.hasher.hash_one(client) % SHARDS as u64).unwrap_or(0)]
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut shard = self.gate.shard(self.client).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = shard.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                shard.remove(&self.client);
+            }
+        }
+        self.gate.total.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What counts as one client: an IPv4 address, or an IPv6 /64, which is what one household or server has.
+fn client_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(connections_max: usize, connections_per_address_max: usize) -> Limits {
+        Limits { connections_max, connections_per_address_max, ..Limits::default() }
+    }
+
+    #[test]
+    fn an_address_has_its_own_limit_and_gets_its_place_back() {
+        let (gate, limits) = (Gate::new(), limits(100, 2));
+        let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let passes = [gate.admit(one, &limits).unwrap(), gate.admit(one, &limits).unwrap()];
+        assert_eq!(gate.admit(one, &limits).err(), Some(Refusal::TooManyConnections));
+        assert!(gate.admit(other, &limits).is_ok());
+        drop(passes);
+        assert!(gate.admit(one, &limits).is_ok());
+    }
+
+    #[test]
+    fn one_ipv6_network_is_one_client() {
+        let (gate, limits) = (Gate::new(), limits(100, 1));
+        let _pass = gate.admit("2001:db8::1".parse().unwrap(), &limits).unwrap();
+        assert!(gate.admit("2001:db8::2".parse().unwrap(), &limits).is_err());
+        assert!(gate.admit("2001:db8:0:1::1".parse().unwrap(), &limits).is_ok());
+    }
+
+    #[test]
+    fn the_total_is_bounded_and_no_address_is_remembered_for_nothing() {
+        let (gate, limits) = (Gate::new(), limits(1, 5));
+        let pass = gate.admit("192.0.2.1".parse().unwrap(), &limits).unwrap();
+        assert_eq!(gate.admit("192.0.2.2".parse().unwrap(), &limits).err(), Some(Refusal::Overloaded));
+        drop(pass);
+        assert_eq!(gate.total.load(Ordering::Relaxed), 0);
+        assert!(gate.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
+    }
+}

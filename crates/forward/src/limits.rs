@@ -1,0 +1,162 @@
+//! Every bound of the data plane: its name, unit, default and reason.
+//!
+//! Owns the numbers only; each is kept where the comment says. A configuration may change those that are
+//! fields of [`Limits`] and [`Timeouts`]; the constants below are properties of the machine room.
+
+use std::time::Duration;
+
+use ringfence_http1::HeadLimits;
+
+/// Bytes in a kibibyte.
+pub const KIB: usize = 1024;
+/// Bytes in a mebibyte.
+pub const MIB: u64 = 1024 * 1024;
+
+/// What one peer may ask of us. Counts and bytes.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Size, field lines and target of a request head, and of a response head.
+    pub head: HeadLimits,
+    /// Largest request body, in bytes of content (chunk framing not counted). A rule may set its own.
+    ///
+    /// 50 MiB is Synapse's `max_upload_size`.
+    pub body_bytes_max: u64,
+    /// Connections of all workers together.
+    ///
+    /// 65 536 idle TLS connections cost some 400 MB, which a homeserver's machine has.
+    pub connections_max: usize,
+    /// Connections from one client address (IPv6: one /64).
+    ///
+    /// Large enough for an office or a mobile carrier behind one address, far below `connections_max`.
+    pub connections_per_address_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: HeadLimits::default(),
+            body_bytes_max: 50 * MIB,
+            connections_max: 65_536,
+            connections_per_address_max: 1024,
+        }
+    }
+}
+
+/// How long each wait may last.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// From accept to the end of the TLS handshake. Ten seconds carry a full handshake over the worst mobile link.
+    pub tls_handshake: Duration,
+    /// From the first byte of a request head (or from the end of the handshake) to its last.
+    /// A head is a few segments; nginx waits 60 s, which is what slow-head attacks live on.
+    pub header_read: Duration,
+    /// Silence between two requests on a connection. nginx's 75 s, so that clients tuned to it find the same.
+    pub keep_alive_idle: Duration,
+    /// From dialling an upstream server to an established connection. It is near; more means it is down.
+    pub upstream_connect: Duration,
+    /// From the end of the request to the first byte of the final response head.
+    /// Longer than any long poll: Synapse cuts `timeout` of `/sync` at some minutes.
+    pub upstream_first_byte: Duration,
+    /// Silence between bytes of a request body. Phones lose their network for tens of seconds.
+    pub downstream_silence: Duration,
+    /// Silence between bytes of a response: the origin sends nothing, or the client takes nothing.
+    pub upstream_silence: Duration,
+    /// How long a pooled upstream connection may rest. Below the 60 s after which Synapse closes it,
+    /// so that a request seldom meets a closing connection.
+    pub upstream_idle: Duration,
+    /// Silence in both directions of a tunnel (WebSocket).
+    pub tunnel_idle: Duration,
+    /// How long a client that is still sending after its final answer is read from, so that it reads the answer.
+    pub linger: Duration,
+    /// How long exchanges in flight may go on after SIGTERM.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tls_handshake: Duration::from_secs(10),
+            header_read: Duration::from_secs(15),
+            keep_alive_idle: Duration::from_secs(75),
+            upstream_connect: Duration::from_secs(3),
+            upstream_first_byte: Duration::from_secs(300),
+            downstream_silence: Duration::from_secs(60),
+            upstream_silence: Duration::from_secs(120),
+            upstream_idle: Duration::from_secs(20),
+            tunnel_idle: Duration::from_secs(3600),
+            linger: Duration::from_secs(30),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Size of the buffer in which a head is first read, in bytes.
+///
+/// Holds the head of nearly every Matrix request and a federation transaction of a few events; one page,
+/// since a parked long poll keeps it.
+pub const HEAD_BUFFER_BYTES: usize = 4 * KIB;
+
+/// Size of the relay's first buffer for a body, in bytes: one TLS record of plaintext.
+pub const RELAY_BUFFER_BYTES: usize = 16 * KIB;
+
+/// Size of the relay's buffer once a body fills the first one, in bytes.
+///
+/// Measured: 64 KiB and 1 MiB both cost more CPU per byte.
+pub const BULK_BUFFER_BYTES: usize = 256 * KIB;
+
+/// Bytes that one worker's bulk buffers may take together; beyond it bodies move in small buffers.
+///
+/// 64 bulk transfers at a time and core; ten thousand slow downloads stay at 16 KiB each.
+pub const BULK_BYTES_MAX: usize = 64 * BULK_BUFFER_BYTES;
+
+/// Idle connections that one worker keeps to one upstream server.
+///
+/// One a busy client connection at 1 024 connections a worker; fewer would close and reopen under full load.
+pub const UPSTREAM_IDLE_MAX: usize = 1024;
+
+/// How long a server that refused a connection is passed over while another one works.
+pub const SERVER_RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Interim (1xx) responses passed on before a final one must come. A flood of them is an attack by the origin.
+pub const INTERIM_RESPONSES_MAX: u32 = 16;
+
+/// How long a connection keeps its working memory after a response, waiting for the next request.
+///
+/// In steady keep-alive traffic nothing is allocated; after this the connection shrinks to its idle size.
+pub const WARM: Duration = Duration::from_secs(1);
+
+/// Connections accepted in one turn of the loop, so that a burst of handshakes delays established ones little.
+pub const ACCEPTS_PER_TURN: usize = 16;
+
+/// Pause after `accept` failed for want of descriptors or memory, so that the loop does not spin.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections waiting in the kernel to be accepted, per worker. The kernel cuts it at `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// Bytes handed to the kernel and not yet sent that make a socket unwritable (`TCP_NOTSENT_LOWAT`).
+///
+/// A client that never reads then holds this much of the kernel's memory, not megabytes.
+pub const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
+
+/// How long a client that is read from only so that it reads its answer may be silent.
+pub const LINGER_SILENCE: Duration = Duration::from_secs(5);
+
+/// Connections over a limit that a worker is telling so at one time; more are closed without a word.
+pub const TURNED_AWAY_MAX: usize = 256;
+
+/// How long such a client has to read its answer.
+pub const TURN_AWAY: Duration = Duration::from_secs(2);
+
+/// How often a worker hands its log on and looks after its pools.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// Submission queue entries of a worker's ring. The queue is flushed when full; this is how much one turn batches.
+pub const RING_ENTRIES: u32 = 4096;
+
+/// Completion queue entries of a worker's ring. The kernel keeps what overflows, at a cost: all waits of a busy
+/// worker may complete in one turn.
+pub const RING_COMPLETIONS: u32 = 16 * 1024;
+
+/// Every how many ticks a worker looks after its pools: once a second.
+pub const SWEEP_TICKS: u32 = 4;

@@ -1,0 +1,198 @@
+//! Listening sockets: bound by the control plane, one for each worker and address (`SO_REUSEPORT`), accepted from by
+//! their worker alone.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+};
+
+use ringfence_tls::SessionError;
+use socket2::{Domain, Socket as Socket2, Type};
+
+use crate::{
+    environment::{Ring, within},
+    front,
+    gate::{Gate, Pass},
+    limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, LISTEN_BACKLOG, TURN_AWAY, TURNED_AWAY_MAX},
+    peer::Peer,
+    respond::{Refusal, reason_phrase},
+    transport::{
+        Transport,
+        socket::{self, Socket},
+        tls::{HandshakeError, Tls},
+    },
+    worker::{Worker, count},
+};
+
+/// Binds `address` once for each worker.
+///
+/// A `[::]` address takes IPv4 as well. An address that another process listens on is an error, although the kernel
+/// would let two processes of one user share it.
+pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<OwnedFd>> {
+    drop(listening_socket(address, false)?);
+    (0..workers).map(|_| listening_socket(address, true)).collect()
+}
+
+fn listening_socket(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
+    let socket = Socket2::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket::bound_unsent(&socket)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts connections until the worker drains.
+pub(crate) async fn accept_loop(worker: Rc<Worker<Ring>>, gate: Arc<Gate>, socket: Socket, listener: usize) {
+    let _registration = worker.wakers.register().await;
+    loop {
+        let draining = poll_fn(|cx| match socket.poll_readable(cx) {
+            _ if worker.draining.get() => Poll::Ready(true),
+            Poll::Ready(()) => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        });
+        if draining.await {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            match socket.accept() {
+                Ok((connection, Some(address))) => admit(&worker, &gate, connection, address, listener),
+                Ok((_, None)) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The client gave up between its handshake and now.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept; trying again in {ACCEPT_PAUSE:?}");
+                    monoio::time::sleep(ACCEPT_PAUSE).await;
+                    break;
+                }
+            }
+        }
+        give_way().await;
+    }
+}
+
+/// Lets every other task have its turn.
+async fn give_way() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+fn admit(
+    worker: &Rc<Worker<Ring>>,
+    gate: &Arc<Gate>,
+    connection: OwnedFd,
+    address: SocketAddr,
+    listener: usize,
+) {
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let live = worker.live.borrow().clone();
+    match gate.admit(address.ip(), &live.snapshot.limits) {
+        Ok(pass) => {
+            count(&worker.counters.connections);
+            let worker = worker.clone();
+            monoio::spawn(async move { serve(&worker, connection, address, listener, pass).await });
+        }
+        Err(refusal) => {
+            count(&worker.counters.connections_refused);
+            let is_plain = live.snapshot.listeners[listener].tls.is_none();
+            // Over TLS an answer would cost a handshake, which is what the limit is there to save.
+            if is_plain && worker.turned_away.get() < TURNED_AWAY_MAX {
+                monoio::spawn(turn_away(worker.clone(), connection, refusal, address.ip()));
+            }
+        }
+    }
+}
+
+/// Serves one connection. A panic on the way ends this connection and nothing else.
+async fn serve(
+    worker: &Rc<Worker<Ring>>,
+    connection: OwnedFd,
+    address: SocketAddr,
+    listener: usize,
+    pass: Pass,
+) {
+    let _pass = pass;
+    worker.open.set(worker.open.get() + 1);
+    let mut connection = pin!(serve_socket(worker, connection, address, listener));
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx))) {
+        Ok(poll) => poll,
+        Err(_) => {
+            // The panic hook has logged what and where.
+            count(&worker.counters.panics);
+            Poll::Ready(())
+        }
+    })
+    .await;
+    worker.open.set(worker.open.get() - 1);
+}
+
+async fn serve_socket(worker: &Rc<Worker<Ring>>, connection: OwnedFd, address: SocketAddr, listener: usize) {
+    // Both fail only when the client is gone already or descriptors run out; there is nobody to tell.
+    let Ok(()) = socket::prepare_accepted(&connection) else { return };
+    let Ok(socket) = Socket::new(connection) else { return };
+    let config = worker.live.borrow().snapshot.listeners[listener].tls.clone();
+    let mut peer = Peer { listener, address, tls: None };
+    let Some(config) = config else { return front::serve_connection(&**worker, &socket, &peer).await };
+    let Ok(client) = Tls::new(socket, config, worker.buffers.clone()) else { return };
+    let limit = worker.live.borrow().snapshot.timeouts.tls_handshake;
+    // Boxed: the handshake's size is not carried through the life of the connection.
+    match within(&worker.env, limit, Box::pin(client.handshake())).await {
+        Ok(Ok(version)) => {
+            peer.tls = Some(version.as_str());
+            front::serve_connection(&**worker, &client, &peer).await;
+        }
+        failed => {
+            count(&worker.counters.handshakes_failed);
+            match failed {
+                Ok(Err(HandshakeError::Session(SessionError::PlainHttp))) => {
+                    tracing::debug!(peer = %address, "plain HTTP on a TLS port");
+                    tell(worker, client.inner(), Refusal::Malformed).await;
+                }
+                Ok(Err(error)) => tracing::debug!(peer = %address, ?error, "TLS handshake failed"),
+                _ => tracing::debug!(peer = %address, "TLS handshake took too long"),
+            }
+        }
+    }
+}
+
+/// Tells a client over its limit so, without waiting for its request.
+async fn turn_away(worker: Rc<Worker<Ring>>, connection: OwnedFd, refusal: Refusal, client: IpAddr) {
+    let Ok(socket) = Socket::new(connection) else { return };
+    tracing::debug!(%client, ?refusal, "connection turned away");
+    worker.turned_away.set(worker.turned_away.get() + 1);
+    tell(&worker, &socket, refusal).await;
+    worker.turned_away.set(worker.turned_away.get() - 1);
+}
+
+/// Sends one refusal outside any exchange, and lets the client read it.
+async fn tell(worker: &Rc<Worker<Ring>>, socket: &Socket, refusal: Refusal) {
+    let live = worker.live.borrow().clone();
+    let answer = live.snapshot.refusals[0].of(refusal);
+    let status_line = format!("HTTP/1.1 {} {}\r\n", answer.status, reason_phrase(answer.status));
+    let framing = format!("Content-Length: {}\r\nConnection: close\r\n\r\n", answer.content.len());
+    let response =
+        [status_line.as_bytes(), &answer.field_lines, framing.as_bytes(), &answer.content].concat();
+    // A new connection's send buffer takes it whole.
+    if matches!(within(&worker.env, TURN_AWAY, socket.write_all(&response)).await, Ok(Ok(()))) {
+        front::linger(&**worker, socket, TURN_AWAY).await;
+    }
+}

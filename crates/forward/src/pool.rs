@@ -1,0 +1,144 @@
+//! Upstream servers of one worker: which one to try next, and the idle connections to each.
+//!
+//! Policy without I/O: time is an argument, connections are opaque.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use crate::limits::{SERVER_RETRY_AFTER, UPSTREAM_IDLE_MAX};
+
+/// The servers of one upstream, as one worker sees them.
+pub(crate) struct Pool<S> {
+    servers: Vec<ServerState<S>>,
+    turn: Cell<usize>,
+}
+
+struct ServerState<S> {
+    idle: RefCell<VecDeque<Idle<S>>>,
+    /// The last dial failed; passed over until then while others work.
+    avoid_until: Cell<Option<Instant>>,
+}
+
+struct Idle<S> {
+    stream: S,
+    since: Instant,
+}
+
+impl<S> Pool<S> {
+    /// A pool for `servers` servers, at least one.
+    pub(crate) fn new(servers: usize) -> Self {
+        assert!(servers > 0, "an upstream has at least one server");
+        let state = || ServerState { idle: RefCell::default(), avoid_until: Cell::new(None) };
+        Pool { servers: (0..servers).map(|_| state()).collect(), turn: Cell::new(0) }
+    }
+
+    /// The servers in the order in which to try them: from the one whose turn it is, those that failed lately last.
+    pub(crate) fn order(&self, now: Instant) -> impl Iterator<Item = usize> + '_ {
+        let count = self.servers.len();
+        let first = self.turn.get();
+        self.turn.set((first + 1) % count);
+        let ring = move || (0..count).map(move |step| (first + step) % count);
+        let avoided =
+            move |server: &usize| self.servers[*server].avoid_until.get().is_some_and(|until| until > now);
+        ring().filter(move |server| !avoided(server)).chain(ring().filter(avoided))
+    }
+
+    /// A dial to this server failed.
+    pub(crate) fn record_failure(&self, server: usize, now: Instant) {
+        self.servers[server].avoid_until.set(Some(now + SERVER_RETRY_AFTER));
+    }
+
+    /// A dial to this server succeeded.
+    pub(crate) fn record_success(&self, server: usize) {
+        self.servers[server].avoid_until.set(None);
+    }
+
+    /// The idle connection used last.
+    pub(crate) fn check_out(&self, server: usize) -> Option<S> {
+        self.servers[server].idle.borrow_mut().pop_back().map(|idle| idle.stream)
+    }
+
+    /// Keeps a connection for the next request, unless there are [`UPSTREAM_IDLE_MAX`] already.
+    pub(crate) fn check_in(&self, server: usize, stream: S, now: Instant) {
+        let mut idle = self.servers[server].idle.borrow_mut();
+        if idle.len() < UPSTREAM_IDLE_MAX {
+            idle.push_back(Idle { stream, since: now });
+        }
+    }
+
+    /// Drops the connections that are idle for `idle_max` or that `is_dead`.
+    pub(crate) fn sweep(&self, now: Instant, idle_max: Duration, mut is_dead: impl FnMut(&S) -> bool) {
+        for server in &self.servers {
+            server.idle.borrow_mut().retain(|idle| now - idle.since < idle_max && !is_dead(&idle.stream));
+        }
+    }
+
+    /// Drops every idle connection.
+    pub(crate) fn clear(&self) {
+        for server in &self.servers {
+            server.idle.borrow_mut().clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(pool: &Pool<u32>, now: Instant) -> Vec<usize> {
+        pool.order(now).collect()
+    }
+
+    #[test]
+    fn servers_take_turns() {
+        let (pool, now) = (Pool::new(3), Instant::now());
+        assert_eq!(order(&pool, now), [0, 1, 2]);
+        assert_eq!(order(&pool, now), [1, 2, 0]);
+        assert_eq!(order(&pool, now), [2, 0, 1]);
+        assert_eq!(order(&pool, now), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_server_that_refused_comes_last_for_a_while() {
+        let (pool, now) = (Pool::new(3), Instant::now());
+        pool.record_failure(1, now);
+        assert_eq!(order(&pool, now), [0, 2, 1]);
+        assert_eq!(order(&pool, now + SERVER_RETRY_AFTER), [1, 2, 0]);
+        pool.record_failure(2, now);
+        pool.record_success(2);
+        assert_eq!(order(&pool, now), [2, 0, 1]);
+    }
+
+    #[test]
+    fn a_lone_server_is_always_tried() {
+        let (pool, now) = (Pool::new(1), Instant::now());
+        pool.record_failure(0, now);
+        assert_eq!(order(&pool, now), [0]);
+    }
+
+    #[test]
+    fn the_connection_used_last_is_used_next() {
+        let (pool, now) = (Pool::new(1), Instant::now());
+        pool.check_in(0, 1, now);
+        pool.check_in(0, 2, now);
+        assert_eq!(pool.check_out(0), Some(2));
+        assert_eq!(pool.check_out(0), Some(1));
+        assert_eq!(pool.check_out(0), None);
+    }
+
+    #[test]
+    fn idle_connections_are_bounded_in_number_and_age() {
+        let (pool, now) = (Pool::new(1), Instant::now());
+        for stream in 0..UPSTREAM_IDLE_MAX + 5 {
+            pool.check_in(0, stream, now);
+        }
+        assert_eq!(pool.servers[0].idle.borrow().len(), UPSTREAM_IDLE_MAX);
+        pool.sweep(now + Duration::from_secs(1), Duration::from_secs(2), |stream| stream % 2 == 0);
+        assert_eq!(pool.servers[0].idle.borrow().len(), UPSTREAM_IDLE_MAX / 2);
+        pool.sweep(now + Duration::from_secs(2), Duration::from_secs(2), |_| false);
+        assert_eq!(pool.check_out(0), None);
+    }
+}

@@ -1,0 +1,291 @@
+//! The access log's line: one for each request, written where it was served, handed on in batches.
+//!
+//! A line is appended to the worker's batch; a full batch goes through a bounded queue to the thread that writes
+//! (see [`Log`]). When that thread does not keep up, whole batches are dropped and their lines counted: the log
+//! never holds up a request.
+
+use std::{
+    cell::{Cell, RefCell},
+    io::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+use crate::{date::Calendar, limits::KIB, request_id::RequestId};
+
+/// How a line is spelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `time key=value …`
+    Text,
+    /// One JSON object a line, with the same names.
+    Json,
+}
+
+/// What is known of an exchange when it ends.
+pub(crate) struct Record<'a> {
+    pub(crate) peer: SocketAddr,
+    pub(crate) listener: SocketAddr,
+    pub(crate) method: &'a [u8],
+    pub(crate) target: &'a [u8],
+    /// `None`: the client left before it was answered.
+    pub(crate) status: Option<u16>,
+    /// Bytes of request content taken from the client.
+    pub(crate) bytes_in: u64,
+    /// Bytes of response content given to the client.
+    pub(crate) bytes_out: u64,
+    /// The server asked and how long its head took.
+    pub(crate) upstream: Option<(&'a str, Option<Duration>)>,
+    pub(crate) total: Duration,
+    pub(crate) request_id: &'a RequestId,
+    pub(crate) tls: Option<&'static str>,
+    /// Why the connection ends with this exchange.
+    pub(crate) close: Option<&'a str>,
+}
+
+/// The receiving end of the log: batches of whole lines.
+pub struct Batches {
+    batches: Receiver<Vec<u8>>,
+}
+
+impl Batches {
+    /// The next batch; `None` when all workers are gone.
+    pub fn next(&self) -> Option<Vec<u8>> {
+        self.batches.recv().ok()
+    }
+}
+
+/// The sending end, to be cloned for each worker.
+#[derive(Clone)]
+pub struct LogSender {
+    format: LogFormat,
+    to: SyncSender<Vec<u8>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl LogSender {
+    /// Lines dropped because the writer did not keep up.
+    pub fn lines_dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+/// A log of bounded size between workers and the thread that writes.
+pub fn log_queue(format: LogFormat) -> (LogSender, Batches) {
+    let (to, batches) = sync_channel(BATCHES_MAX);
+    (LogSender { format, to, dropped: Arc::default() }, Batches { batches })
+}
+
+/// A worker's end of the log.
+pub(crate) struct Log {
+    sender: Option<LogSender>,
+    batch: RefCell<Vec<u8>>,
+    lines: Cell<u64>,
+}
+
+impl Log {
+    pub(crate) fn new(sender: Option<LogSender>) -> Self {
+        Self { sender, batch: RefCell::default(), lines: Cell::new(0) }
+    }
+
+    /// Adds one line.
+    pub(crate) fn write(&self, calendar: &Calendar, record: &Record<'_>) {
+        let Some(sender) = &self.sender else { return };
+        let mut batch = self.batch.borrow_mut();
+        if batch.capacity() == 0 {
+            batch.reserve_exact(BATCH_BYTES + LINE_BYTES_LIKELY);
+        }
+        match sender.format {
+            LogFormat::Text => write_text(&mut batch, calendar, record),
+            LogFormat::Json => write_json(&mut batch, calendar, record),
+        }
+        self.lines.set(self.lines.get() + 1);
+        let full = batch.len() >= BATCH_BYTES;
+        drop(batch);
+        if full {
+            self.flush();
+        }
+    }
+
+    /// Hands what there is to the writer. Called by the worker's tick, so that lines are seen soon.
+    pub(crate) fn flush(&self) {
+        let Some(sender) = self.sender.as_ref().filter(|_| self.lines.get() > 0) else { return };
+        if sender.to.try_send(std::mem::take(&mut *self.batch.borrow_mut())).is_err() {
+            sender.dropped.fetch_add(self.lines.get(), Ordering::Relaxed);
+        }
+        self.lines.set(0);
+    }
+}
+
+/// A batch is handed on when it has this many bytes: some 150 lines, one allocation and one wake-up of the writer.
+const BATCH_BYTES: usize = 32 * KIB;
+const LINE_BYTES_LIKELY: usize = KIB;
+
+/// Batches that may wait for the writer: 8 MiB, a few seconds of a full load while a disk stalls.
+const BATCHES_MAX: usize = 256;
+
+// Writing to a Vec cannot fail: the results of `write!` are of no interest here.
+
+fn write_text(out: &mut Vec<u8>, calendar: &Calendar, record: &Record<'_>) {
+    calendar.write_log_time(out);
+    let _ = write!(out, " peer={} listener={} method=", record.peer, record.listener);
+    write_token(out, record.method);
+    out.extend_from_slice(b" target=\"");
+    write_escaped(out, record.target);
+    out.extend_from_slice(b"\" status=");
+    match record.status {
+        Some(status) => drop(write!(out, "{status}")),
+        None => out.push(b'-'),
+    }
+    let _ = write!(out, " in={} out={}", record.bytes_in, record.bytes_out);
+    match record.upstream {
+        Some((name, answered)) => {
+            let _ = write!(out, " upstream={name} upstream_ms=");
+            write_milliseconds(out, answered, "-");
+        }
+        None => out.extend_from_slice(b" upstream=- upstream_ms=-"),
+    }
+    out.extend_from_slice(b" total_ms=");
+    write_milliseconds(out, Some(record.total), "-");
+    out.extend_from_slice(b" id=");
+    out.extend_from_slice(record.request_id);
+    let _ = writeln!(out, " tls={} close={}", record.tls.unwrap_or("-"), record.close.unwrap_or("-"));
+}
+
+fn write_json(out: &mut Vec<u8>, calendar: &Calendar, record: &Record<'_>) {
+    out.extend_from_slice(b"{\"time\":\"");
+    calendar.write_log_time(out);
+    let _ = write!(out, "\",\"peer\":\"{}\",\"listener\":\"{}\",\"method\":\"", record.peer, record.listener);
+    write_escaped(out, record.method);
+    out.extend_from_slice(b"\",\"target\":\"");
+    write_escaped(out, record.target);
+    out.extend_from_slice(b"\",\"status\":");
+    match record.status {
+        Some(status) => drop(write!(out, "{status}")),
+        None => out.extend_from_slice(b"null"),
+    }
+    let _ = write!(out, ",\"in\":{},\"out\":{},\"upstream\":", record.bytes_in, record.bytes_out);
+    let (name, answered) = record.upstream.unzip();
+    write_json_text(out, name);
+    out.extend_from_slice(b",\"upstream_ms\":");
+    write_milliseconds(out, answered.flatten(), "null");
+    out.extend_from_slice(b",\"total_ms\":");
+    write_milliseconds(out, Some(record.total), "null");
+    out.extend_from_slice(b",\"id\":\"");
+    out.extend_from_slice(record.request_id);
+    out.extend_from_slice(b"\",\"tls\":");
+    write_json_text(out, record.tls);
+    out.extend_from_slice(b",\"close\":");
+    write_json_text(out, record.close);
+    out.extend_from_slice(b"}\n");
+}
+
+fn write_json_text(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        None => out.extend_from_slice(b"null"),
+        Some(text) => {
+            out.push(b'"');
+            write_escaped(out, text.as_bytes());
+            out.push(b'"');
+        }
+    }
+}
+
+fn write_token(out: &mut Vec<u8>, token: &[u8]) {
+    if token.is_empty() {
+        out.push(b'-');
+    } else {
+        write_escaped(out, token);
+    }
+}
+
+/// Milliseconds with one decimal, rounded down.
+fn write_milliseconds(out: &mut Vec<u8>, duration: Option<Duration>, absent: &str) {
+    match duration {
+        Some(duration) => {
+            drop(write!(out, "{}.{}", duration.as_millis(), duration.subsec_micros() % 1000 / 100))
+        }
+        None => out.extend_from_slice(absent.as_bytes()),
+    }
+}
+
+/// Whatever a client sent, a line stays one line and a JSON text valid: everything but visible ASCII and SP is `\u00XX`.
+fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    for run in bytes.chunk_by(|left, right| is_plain(*left) == is_plain(*right)) {
+        if is_plain(run[0]) {
+            out.extend_from_slice(run);
+        } else {
+            run.iter().for_each(|byte| match byte {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+                _ => drop(write!(out, "\\u{byte:04x}")),
+            });
+        }
+    }
+}
+
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record<'a>(target: &'a [u8], request_id: &'a RequestId) -> Record<'a> {
+        Record {
+            peer: "203.0.113.9:41234".parse().unwrap(),
+            listener: "[::]:443".parse().unwrap(),
+            method: b"GET",
+            target,
+            status: Some(200),
+            bytes_in: 0,
+            bytes_out: 512,
+            upstream: Some(("127.0.0.1:8008", Some(Duration::from_micros(3_149)))),
+            total: Duration::from_micros(3_499),
+            request_id,
+            tls: Some("1.3"),
+            close: None,
+        }
+    }
+
+    #[test]
+    fn a_text_line_has_every_name() {
+        let mut out = Vec::new();
+        write_text(&mut out, &Calendar::default(), &record(b"/a?b", b"0123456789abcdef0123456789abcdef"));
+        let line = String::from_utf8(out).unwrap();
+        let (_, rest) = line.split_once(' ').unwrap();
+        assert_eq!(
+            rest,
+            "peer=203.0.113.9:41234 listener=[::]:443 method=GET target=\"/a?b\" status=200 in=0 out=512 \
+             upstream=127.0.0.1:8008 upstream_ms=3.1 total_ms=3.4 id=0123456789abcdef0123456789abcdef tls=1.3 close=-\n"
+        );
+    }
+
+    #[test]
+    fn nothing_a_client_sends_breaks_a_line() {
+        let mut out = Vec::new();
+        let target: Vec<u8> = (0..=255).collect();
+        write_json(&mut out, &Calendar::default(), &record(&target, &[b'0'; 32]));
+        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert!(out.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n')));
+    }
+
+    #[test]
+    fn lines_beyond_the_queue_are_dropped_and_counted() {
+        let (sender, batches) = log_queue(LogFormat::Text);
+        let log = Log::new(Some(sender.clone()));
+        let calendar = Calendar::default();
+        for _ in 0..BATCHES_MAX + 3 {
+            log.write(&calendar, &record(b"/", &[b'0'; 32]));
+            log.flush();
+        }
+        assert_eq!(sender.lines_dropped(), 3);
+        drop((log, sender));
+        assert_eq!(std::iter::from_fn(|| batches.next()).count(), BATCHES_MAX);
+    }
+}

@@ -1,0 +1,343 @@
+//! Moving a message from one connection to the other: heads with the body bytes beside them in one write, then the
+//! rest of the body through one recycled buffer.
+//!
+//! Framing is checked while the bytes pass; nothing is held back, nothing is passed on that does not belong to the
+//! message. A buffer is held only between a read and its write.
+
+use std::{
+    future::{poll_fn, ready},
+    io::{self, IoSlice},
+    task::Poll,
+    time::Duration,
+};
+
+use ringfence_http1::{
+    BodyFraming, ChunkedDecoder, ChunkedError, ChunkedPart, LAST_CHUNK, OutgoingHead, chunk_header,
+};
+
+use crate::{
+    buffers::{Buffer, Buffers},
+    environment::{Environment, within},
+    limits::RELAY_BUFFER_BYTES,
+    transport::Transport,
+};
+
+/// Where a body is between its head and its end.
+pub(crate) struct Body {
+    state: State,
+    content_left: u64,
+}
+
+enum State {
+    /// This many bytes are to come.
+    Length(u64),
+    Chunked(ChunkedDecoder),
+    UntilClose,
+}
+
+/// What [`Body::take`] found at the start of some bytes.
+pub(crate) struct Taken {
+    /// Bytes that belong to this message.
+    pub(crate) consumed: usize,
+    /// Content among them, in bytes.
+    pub(crate) content: u64,
+    /// The message ends with them.
+    pub(crate) ended: bool,
+}
+
+impl Body {
+    /// The start of a body with at most `content_max` bytes of content.
+    pub(crate) fn new(framing: BodyFraming, content_max: u64) -> Body {
+        let state = match framing {
+            BodyFraming::Length(length) => State::Length(length),
+            BodyFraming::Chunked => State::Chunked(ChunkedDecoder::new()),
+            BodyFraming::UntilClose => State::UntilClose,
+        };
+        Body { state, content_left: content_max }
+    }
+
+    /// Looks at the bytes that come next.
+    pub(crate) fn take(&mut self, input: &[u8]) -> Result<Taken, BodyFault> {
+        let taken = match &mut self.state {
+            State::Length(left) => {
+                let consumed = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
+                *left -= consumed as u64;
+                Taken { consumed, content: consumed as u64, ended: *left == 0 }
+            }
+            State::Chunked(decoder) => {
+                let advanced = decoder.advance(input).map_err(BodyFault::Malformed)?;
+                Taken { consumed: advanced.consumed, content: advanced.data, ended: advanced.ended }
+            }
+            State::UntilClose => Taken { consumed: input.len(), content: input.len() as u64, ended: false },
+        };
+        self.content_left = self.content_left.checked_sub(taken.content).ok_or(BodyFault::TooLarge)?;
+        Ok(taken)
+    }
+
+    /// How much of `capacity` to read, so that bytes of a next message stay where they are if that can be known.
+    fn wanted(&self, capacity: usize) -> usize {
+        match self.state {
+            State::Length(left) => usize::try_from(left).map_or(capacity, |left| left.min(capacity)),
+            State::Chunked(_) | State::UntilClose => capacity,
+        }
+    }
+
+    /// Whether the sender's closing ends the body as it should.
+    fn ends_by_close(&self) -> bool {
+        matches!(self.state, State::UntilClose)
+    }
+}
+
+/// What is wrong with a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyFault {
+    Malformed(ChunkedError),
+    TooLarge,
+}
+
+/// Why a relay stopped before the end of the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The sender closed or reset its connection.
+    SenderClosed,
+    /// The sender fell silent.
+    SenderSilent,
+    /// The receiver closed or reset its connection.
+    ReceiverClosed,
+    /// The receiver takes no more.
+    ReceiverSilent,
+    /// The sender broke the framing.
+    Malformed(ChunkedError),
+    /// The body is longer than it may be.
+    TooLarge,
+}
+
+impl From<BodyFault> for Fault {
+    fn from(fault: BodyFault) -> Fault {
+        match fault {
+            BodyFault::Malformed(error) => Fault::Malformed(error),
+            BodyFault::TooLarge => Fault::TooLarge,
+        }
+    }
+}
+
+/// How a body is spelled for its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Coding {
+    /// Byte for byte.
+    AsItCame,
+    /// Content that ends by close becomes chunks, so that the receiver can tell its end from a fault.
+    Chunk,
+    /// Chunks become content that ends by close, for a client of HTTP/1.0.
+    Unchunk,
+}
+
+/// A head with bytes behind it, or bytes alone: what goes out in one write.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Message<'a> {
+    /// The head and the bytes that its spans point into.
+    pub(crate) head: Option<(&'a OutgoingHead, &'a [u8])>,
+    /// What follows.
+    pub(crate) tail: [&'a [u8]; 3],
+}
+
+impl Message<'_> {
+    fn len(&self) -> usize {
+        self.head.map_or(0, |(head, _)| head.len()) + self.tail.iter().map(|part| part.len()).sum::<usize>()
+    }
+
+    /// Fills `out` with what remains after `skip` bytes; returns how many slices that are.
+    fn slices<'b>(&'b self, mut skip: usize, out: &mut [IoSlice<'b>; SLICES_MAX]) -> usize {
+        let mut filled = 0;
+        if let Some((head, input)) = self.head {
+            if skip < head.len() {
+                filled = head.slices(input, skip, &mut out[..SLICES_MAX - self.tail.len()]);
+                let in_slices: usize = out[..filled].iter().map(|slice| slice.len()).sum();
+                if skip + in_slices < head.len() {
+                    return filled;
+                }
+            }
+            skip = skip.saturating_sub(head.len());
+        }
+        for part in self.tail {
+            let rest = &part[skip.min(part.len())..];
+            skip -= part.len() - rest.len();
+            if !rest.is_empty() {
+                out[filled] = IoSlice::new(rest);
+                filled += 1;
+            }
+        }
+        filled
+    }
+}
+
+/// Slices handed to one write. A head with more runs than this takes a second write.
+const SLICES_MAX: usize = 48;
+
+/// Writes all of `message`; the receiver may take nothing for `silence` at most.
+pub(crate) async fn send<E: Environment, T: Transport>(
+    env: &E,
+    to: &T,
+    message: &Message<'_>,
+    silence: Duration,
+) -> Result<(), Fault> {
+    let (length, mut sent) = (message.len(), 0);
+    while sent < length {
+        let write = poll_fn(|cx| {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let filled = message.slices(sent, &mut slices);
+            to.poll_write(cx, &slices[..filled])
+        });
+        sent += receiver(within(env, silence, write).await.map_err(|_| Fault::ReceiverSilent)?)?;
+    }
+    receiver(within(env, silence, to.flush()).await.map_err(|_| Fault::ReceiverSilent)?)
+}
+
+fn receiver<R>(result: io::Result<R>) -> Result<R, Fault> {
+    result.map_err(|_| Fault::ReceiverClosed)
+}
+
+/// What a relay bears and takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
+    /// The longest silence of the sender.
+    pub(crate) sender_silence: Duration,
+    /// The longest time in which the receiver takes nothing.
+    pub(crate) receiver_silence: Duration,
+    /// Bytes read at once. What lies behind a chunked body is known only when it is there: little is read where it
+    /// would have to be kept.
+    pub(crate) read_bytes_max: usize,
+}
+
+/// Bytes behind the end of a body: in a buffer, from an offset to another.
+pub(crate) struct Leftover {
+    buffer: Buffer,
+    start: usize,
+    end: usize,
+}
+
+impl Leftover {
+    pub(crate) fn new(buffer: Buffer, start: usize, end: usize) -> Leftover {
+        Leftover { buffer, start, end }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+}
+
+/// Moves the rest of `body`. `on_content` hears of each piece when it is with the receiver's kernel.
+#[allow(clippy::too_many_arguments, reason = "the two ends, the body between them, and their limits")]
+pub(crate) async fn relay<E: Environment>(
+    env: &E,
+    buffers: &Buffers,
+    from: &impl Transport,
+    to: &impl Transport,
+    body: &mut Body,
+    coding: Coding,
+    terms: Terms,
+    mut on_content: impl FnMut(u64),
+) -> Result<Leftover, Fault> {
+    let mut bulk = false;
+    loop {
+        within(env, terms.sender_silence, from.readable()).await.map_err(|_| Fault::SenderSilent)?;
+        let mut buffer = if bulk { buffers.take_bulk() } else { buffers.take(RELAY_BUFFER_BYTES) };
+        let wanted = body.wanted(buffer.len().min(terms.read_bytes_max));
+        let read = match read_now(from, &mut buffer[..wanted]).await {
+            None => continue,
+            Some(Ok(0)) if body.ends_by_close() => {
+                let last = if coding == Coding::Chunk { LAST_CHUNK } else { b"" };
+                send(
+                    env,
+                    to,
+                    &Message { tail: [last, b"", b""], ..Message::default() },
+                    terms.receiver_silence,
+                )
+                .await?;
+                return Ok(Leftover::new(buffer, 0, 0));
+            }
+            Some(Ok(0) | Err(_)) => return Err(Fault::SenderClosed),
+            Some(Ok(read)) => read,
+        };
+        bulk = read >= RELAY_BUFFER_BYTES && terms.read_bytes_max > RELAY_BUFFER_BYTES;
+        let content = Piece::take(body, &buffer[..read], coding)?;
+        content.send(env, to, None, terms.receiver_silence).await?;
+        on_content(content.taken.content);
+        if content.taken.ended {
+            let start = content.taken.consumed;
+            return Ok(Leftover::new(buffer, start, read));
+        }
+    }
+}
+
+/// Reads if something is there by now.
+pub(crate) async fn read_now(from: &impl Transport, buf: &mut [u8]) -> Option<io::Result<usize>> {
+    poll_fn(|cx| match from.poll_read(cx, buf) {
+        Poll::Ready(read) => Poll::Ready(Some(read)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Some bytes of a body, checked, on their way.
+pub(crate) struct Piece<'a> {
+    bytes: &'a [u8],
+    coding: Coding,
+    /// Where decoding starts over to find the content in the bytes.
+    decoder: Option<ChunkedDecoder>,
+    pub(crate) taken: Taken,
+}
+
+impl<'a> Piece<'a> {
+    /// Takes the bytes of `input` that belong to `body`.
+    pub(crate) fn take(body: &mut Body, input: &'a [u8], coding: Coding) -> Result<Piece<'a>, BodyFault> {
+        let decoder = match (&body.state, coding) {
+            (State::Chunked(decoder), Coding::Unchunk) => Some(decoder.clone()),
+            _ => None,
+        };
+        let taken = body.take(input)?;
+        Ok(Piece { bytes: &input[..taken.consumed], coding, decoder, taken })
+    }
+
+    /// Sends it, behind `head` if there is one.
+    pub(crate) async fn send<E: Environment>(
+        &self,
+        env: &E,
+        to: &impl Transport,
+        head: Option<(&OutgoingHead, &[u8])>,
+        silence: Duration,
+    ) -> Result<(), Fault> {
+        match self.coding {
+            Coding::AsItCame => send(env, to, &Message { head, tail: [self.bytes, b"", b""] }, silence).await,
+            Coding::Chunk if self.bytes.is_empty() => {
+                send(env, to, &Message { head, ..Message::default() }, silence).await
+            }
+            Coding::Chunk => {
+                let size = chunk_header(self.bytes.len() as u64);
+                send(env, to, &Message { head, tail: [size.as_slice(), self.bytes, b"\r\n"] }, silence).await
+            }
+            Coding::Unchunk => self.send_content(env, to, head, silence).await,
+        }
+    }
+
+    async fn send_content<E: Environment>(
+        &self,
+        env: &E,
+        to: &impl Transport,
+        head: Option<(&OutgoingHead, &[u8])>,
+        silence: Duration,
+    ) -> Result<(), Fault> {
+        send(env, to, &Message { head, ..Message::default() }, silence).await?;
+        let Some(mut decoder) = self.decoder.clone() else { return ready(Ok(())).await };
+        let mut rest = self.bytes;
+        while !rest.is_empty() {
+            let (consumed, part) = decoder.next(rest).map_err(Fault::Malformed)?;
+            if let ChunkedPart::Data(range) = part {
+                send(env, to, &Message { tail: [&rest[range], b"", b""], ..Message::default() }, silence)
+                    .await?;
+            }
+            rest = &rest[consumed.max(1)..];
+        }
+        Ok(())
+    }
+}

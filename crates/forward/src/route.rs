@@ -1,0 +1,116 @@
+//! From a request to the rule that decides what happens to it. Pure.
+
+use std::net::IpAddr;
+
+use ringfence_http1::{Method, RequestHead, TargetForm};
+
+use crate::{
+    respond::Refusal,
+    snapshot::{Listener, MethodMatch, Rule, Site, Snapshot, contains},
+};
+
+/// What routing found.
+#[derive(Clone, Copy)]
+pub(crate) struct Routed<'s> {
+    pub(crate) site: &'s Site,
+    pub(crate) rule: &'s Rule,
+}
+
+/// Looks up the rule for a request that arrived through `listener` from `client`. `head_bytes` is what `head` was
+/// parsed from.
+pub(crate) fn lookup<'s>(
+    snapshot: &'s Snapshot,
+    listener: &Listener,
+    client: IpAddr,
+    head: &RequestHead,
+    head_bytes: &[u8],
+) -> Result<Routed<'s>, Refusal> {
+    if head.target_form() == TargetForm::Authority {
+        return Err(Refusal::NotImplemented);
+    }
+    let site = site(snapshot, head.authority().map(|span| span.of(head_bytes)))?;
+    let path = path(head, head_bytes);
+    site.rules
+        .iter()
+        .find(|rule| {
+            rule.methods.matches(head.method())
+                && rule.paths.matches(path)
+                && !(rule.unprivileged_only && contains(&listener.privileged_networks, client))
+        })
+        .map(|rule| Routed { site, rule })
+        .ok_or(Refusal::Unrouted)
+}
+
+/// The raw path: the target up to the query.
+pub(crate) fn path<'b>(head: &RequestHead, head_bytes: &'b [u8]) -> &'b [u8] {
+    let target = head.path_and_query().of(head_bytes);
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    if path.is_empty() { b"/" } else { path }
+}
+
+impl MethodMatch {
+    fn matches(self, method: Method) -> bool {
+        match self {
+            MethodMatch::Any => true,
+            MethodMatch::Read => matches!(method, Method::Get | Method::Head),
+            MethodMatch::Options => method == Method::Options,
+        }
+    }
+}
+
+fn site<'s>(snapshot: &'s Snapshot, authority: Option<&[u8]>) -> Result<&'s Site, Refusal> {
+    let mut lower = [0; HOST_BYTES_MAX];
+    let host = without_port(authority.unwrap_or_default());
+    // A longer host is in no table.
+    let index = lower.get_mut(..host.len()).and_then(|lower| {
+        lower.copy_from_slice(host);
+        lower.make_ascii_lowercase();
+        snapshot.hosts.get(&*lower)
+    });
+    match index {
+        Some(index) => Ok(&snapshot.sites[*index]),
+        None if snapshot.strict_hosts => Err(Refusal::MisdirectedHost),
+        None => Ok(&snapshot.sites[0]),
+    }
+}
+
+/// `host` of `host[:port]`; the brackets of an IPv6 address stay.
+pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
+    match authority.iter().rposition(|byte| *byte == b':' || *byte == b']') {
+        Some(index) if authority[index] == b':' => &authority[..index],
+        _ => authority,
+    }
+}
+
+/// The longest host name of DNS, in bytes, and room for a trailing dot.
+const HOST_BYTES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::PathMatch;
+
+    #[test]
+    fn a_prefix_ends_at_a_segment() {
+        let prefix = PathMatch::Prefix((*b"/_matrix").into());
+        for (path, matches) in [
+            ("/_matrix", true),
+            ("/_matrix/", true),
+            ("/_matrix/a", true),
+            ("/_matrixa", false),
+            ("/_Matrix", false),
+        ] {
+            assert_eq!(prefix.matches(path.as_bytes()), matches, "{path}");
+        }
+        assert!(PathMatch::Prefix((*b"/").into()).matches(b"/anything"));
+    }
+
+    #[test]
+    fn ports_are_cut_and_brackets_stay() {
+        for (authority, host) in
+            [("a.b", "a.b"), ("a.b:80", "a.b"), ("[::1]", "[::1]"), ("[::1]:8448", "[::1]"), ("", "")]
+        {
+            assert_eq!(without_port(authority.as_bytes()), host.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What the control plane hands to the workers: plain data, immutable, complete.
+//!
+//! Presets of the binary turn a configuration and what they know of Matrix into these types; the core sees
+//! rules with opaque classes. An exchange keeps the snapshot that it started with.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use ipnet::IpNet;
+
+use crate::{
+    limits::{Limits, Timeouts},
+    respond::{Answer, RefusalAnswers},
+};
+
+/// A complete configuration of the data plane.
+pub struct Snapshot {
+    /// Bounds on what peers may send.
+    pub limits: Limits,
+    /// Bounds on how long peers may take.
+    pub timeouts: Timeouts,
+    /// Listening addresses; a connection carries the index of its own.
+    pub listeners: Vec<Listener>,
+    /// Groups of servers; a rule names one by index.
+    pub upstreams: Vec<Upstream>,
+    /// Rule lists; the first is taken where no Host matches.
+    pub sites: Vec<Site>,
+    /// Lower-case host without port → index into [`sites`](Self::sites).
+    pub hosts: HashMap<Box<[u8]>, usize>,
+    /// A Host in none of [`hosts`](Self::hosts) is refused with [`Refusal::MisdirectedHost`](crate::respond::Refusal).
+    pub strict_hosts: bool,
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Answers of our own making, in each style that a rule can name. Style 0 serves whatever fails before routing.
+    pub refusals: Vec<RefusalAnswers>,
+}
+
+/// One listening address.
+pub struct Listener {
+    /// The address, as bound and as logged.
+    pub address: SocketAddr,
+    /// TLS configuration; `None` speaks plain HTTP.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Source networks that pass [`Rule::unprivileged_only`].
+    pub privileged_networks: Vec<IpNet>,
+    /// Every request is answered by a redirect to `https` (308), whatever the rules say.
+    pub redirect: bool,
+}
+
+/// Servers that answer the same requests; taken in turn.
+pub struct Upstream {
+    /// At least one.
+    pub servers: Vec<Server>,
+}
+
+/// One server of an upstream.
+pub struct Server {
+    /// As the configuration spells it; for logs.
+    pub name: String,
+    /// Where it listens.
+    pub address: ServerAddress,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug)]
+pub enum ServerAddress {
+    /// Addresses of one host, tried in order.
+    Tcp(Vec<SocketAddr>),
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// The rules of one Host; the first that matches decides.
+pub struct Site {
+    /// In order of precedence. A request that no rule matches is refused as unrouted.
+    pub rules: Vec<Rule>,
+    /// Host to send upstream when an HTTP/1.0 client sent none.
+    pub host: Bytes,
+}
+
+/// What to do with some requests.
+pub struct Rule {
+    /// Which raw paths (the target up to `?`) it is about.
+    pub paths: PathMatch,
+    /// Which methods it is about.
+    pub methods: MethodMatch,
+    /// Only for peers outside the listener's privileged networks: the others fall through to later rules.
+    pub unprivileged_only: bool,
+    /// What happens.
+    pub action: Action,
+    /// Index into [`Snapshot::refusals`]: how our own errors look here.
+    pub refusal_style: usize,
+    /// Overrides [`Limits::body_bytes_max`], in bytes.
+    pub body_bytes_max: Option<u64>,
+}
+
+/// How a rule looks at a path.
+pub enum PathMatch {
+    /// Every path.
+    Any,
+    /// This very path.
+    Exact(Box<[u8]>),
+    /// This path and what lies below it, on segment boundaries: `/a` matches `/a` and `/a/b`, not `/ab`.
+    Prefix(Box<[u8]>),
+    /// What the function says of the raw path; a guard that has to look behind encodings.
+    Where(fn(&[u8]) -> bool),
+}
+
+/// Which methods a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MethodMatch {
+    /// Every method.
+    Any,
+    /// GET and HEAD.
+    Read,
+    /// OPTIONS.
+    Options,
+}
+
+/// What a rule does.
+pub enum Action {
+    /// Sends the request to [`Snapshot::upstreams`] at this index.
+    Forward(usize),
+    /// Answers it here.
+    Answer(Answer),
+}
+
+impl PathMatch {
+    /// Whether the raw path is meant.
+    pub fn matches(&self, path: &[u8]) -> bool {
+        match self {
+            PathMatch::Any => true,
+            PathMatch::Exact(exact) => path == &**exact,
+            PathMatch::Prefix(prefix) => path
+                .strip_prefix(&**prefix)
+                .is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || prefix.ends_with(b"/")),
+            PathMatch::Where(holds) => holds(path),
+        }
+    }
+}
+
+/// Whether `address` lies in one of `networks`.
+pub fn contains(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
+}

@@ -1,0 +1,245 @@
+//! TCP and Unix sockets: readiness from the runtime's driver, bytes by non-blocking system calls.
+//!
+//! Each direction has one readiness wait that outlives the futures asking for it. It is armed when somebody first
+//! waits and stays armed while nobody does: the wait that notices a client leaving during an exchange is the one
+//! that then sees its next request, and the wait that guards a pooled upstream connection is the one that sees
+//! its next response. One poll operation per message and direction, none to cancel.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    os::fd::{BorrowedFd, OwnedFd},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use monoio::net::TcpStream;
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+        SocketType, sockopt,
+    },
+};
+
+use super::{Transport, fd};
+use crate::{limits::NOTSENT_BYTES_MAX, snapshot::ServerAddress};
+
+/// A connected (or listening) stream socket.
+pub struct Socket {
+    shared: Rc<Shared>,
+    read_wait: Readiness,
+    write_wait: Readiness,
+}
+
+impl Socket {
+    /// Takes over a non-blocking socket. Must be called on a worker's runtime.
+    pub fn new(socket: OwnedFd) -> io::Result<Socket> {
+        // monoio's TcpStream is used as a handle to the driver only; it works for every stream socket.
+        let stream = TcpStream::from_std(socket.into())?;
+        let shared = Rc::new(Shared { stream, readable: Cell::new(false), writable: Cell::new(true) });
+        Ok(Socket { shared, read_wait: Readiness::default(), write_wait: Readiness::default() })
+    }
+
+    /// Opens a connection to one address. Dropping the future closes the socket.
+    pub async fn connect(address: &ServerAddress) -> io::Result<Socket> {
+        match address {
+            ServerAddress::Unix(path) => {
+                let socket = stream_socket(AddressFamily::UNIX)?;
+                rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+                Socket::new(socket)
+            }
+            ServerAddress::Tcp(addresses) => {
+                let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+                for address in addresses {
+                    match Socket::connect_tcp(address).await {
+                        Ok(socket) => return Ok(socket),
+                        Err(error) => last = error,
+                    }
+                }
+                Err(last)
+            }
+        }
+    }
+
+    async fn connect_tcp(address: &SocketAddr) -> io::Result<Socket> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = stream_socket(family)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        let pending = match rustix::net::connect(&socket, address) {
+            Ok(()) => false,
+            Err(Errno::INPROGRESS) => true,
+            Err(error) => return Err(error.into()),
+        };
+        let socket = Socket::new(socket)?;
+        if pending {
+            socket.shared.writable.set(false);
+            std::future::poll_fn(|cx| socket.write_wait.poll(cx, &socket.shared, Direction::Write)).await;
+            sockopt::socket_error(socket.descriptor())??;
+        }
+        Ok(socket)
+    }
+
+    /// Accepts one waiting connection of a listening socket; the peer of a Unix socket has no address.
+    pub fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match rustix::net::acceptfrom_with(self.descriptor(), flags) {
+            Ok((socket, peer)) => Ok((socket, peer.and_then(|peer| SocketAddr::try_from(peer).ok()))),
+            Err(error) => {
+                if error == Errno::AGAIN {
+                    self.shared.readable.set(false);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        fd::borrow(&self.shared.stream)
+    }
+
+    /// Whether the peer has closed or sent bytes by now: a look at the socket itself, one system call.
+    ///
+    /// A pooled upstream connection is quiet; asked before a request that must not be sent twice.
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = [0; 1];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(self.descriptor(), &mut byte[..], flags), Err(Errno::AGAIN))
+    }
+}
+
+impl Transport for Socket {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.read_wait.poll(cx, &self.shared, Direction::Read)
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.read_wait.poll(cx, &self.shared, Direction::Read));
+            let wanted = buf.len();
+            match rustix::net::recv(self.descriptor(), &mut *buf, RecvFlags::empty()) {
+                Ok((_, read)) => {
+                    // A short read emptied the socket: the next one would only say so. End of stream is not short:
+                    // it stays readable.
+                    if read < wanted && read > 0 {
+                        self.shared.readable.set(false);
+                    }
+                    return Poll::Ready(Ok(read));
+                }
+                Err(Errno::AGAIN) => self.shared.readable.set(false),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.write_wait.poll(cx, &self.shared, Direction::Write));
+            let socket = self.descriptor();
+            let sent = match slices {
+                [slice] => rustix::net::send(socket, slice, SendFlags::NOSIGNAL),
+                _ => rustix::net::sendmsg(
+                    socket,
+                    slices,
+                    &mut SendAncillaryBuffer::default(),
+                    SendFlags::NOSIGNAL,
+                ),
+            };
+            match sent {
+                Ok(sent) => return Poll::Ready(Ok(sent)),
+                Err(Errno::AGAIN) => self.shared.writable.set(false),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close_write(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(rustix::net::shutdown(self.descriptor(), Shutdown::Write).map_err(io::Error::from))
+    }
+
+    fn abort(&self) {
+        // Failing to set it leaves an orderly close, which is all there is left to do.
+        let _ = sockopt::set_socket_linger(self.descriptor(), Some(std::time::Duration::ZERO));
+    }
+}
+
+/// Sets what every accepted TCP connection needs.
+pub fn prepare_accepted(socket: &OwnedFd) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    Ok(())
+}
+
+/// Bounds what the kernel holds unsent for connections accepted from this listener, which inherit it.
+pub fn bound_unsent(listener: &socket2::Socket) -> io::Result<()> {
+    listener.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)
+}
+
+fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+/// What the socket and its two waits share.
+struct Shared {
+    stream: TcpStream,
+    /// The direction was ready when last seen, and nobody found otherwise since.
+    readable: Cell<bool>,
+    writable: Cell<bool>,
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Read,
+    Write,
+}
+
+impl Shared {
+    fn ready(&self, direction: Direction) -> &Cell<bool> {
+        match direction {
+            Direction::Read => &self.readable,
+            Direction::Write => &self.writable,
+        }
+    }
+}
+
+/// One direction's wait: a small coroutine, made when somebody first has to wait and re-armed each time.
+#[derive(Default)]
+struct Readiness(RefCell<Option<Wait>>);
+
+type Wait = Pin<Box<dyn Future<Output = ()>>>;
+
+impl Readiness {
+    fn poll(&self, cx: &mut Context<'_>, shared: &Rc<Shared>, direction: Direction) -> Poll<()> {
+        let ready = shared.ready(direction);
+        if ready.get() {
+            return Poll::Ready(());
+        }
+        let mut wait = self.0.borrow_mut();
+        let wait = wait.get_or_insert_with(|| Box::pin(wait_again_and_again(shared.clone(), direction)));
+        // It never ends; what it has seen is in the cell.
+        let _ = wait.as_mut().poll(cx);
+        if ready.get() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+async fn wait_again_and_again(shared: Rc<Shared>, direction: Direction) {
+    let ready = shared.ready(direction);
+    loop {
+        // On failure the next system call on the socket says what is wrong with it.
+        let _ = match direction {
+            Direction::Read => shared.stream.readable(false).await,
+            Direction::Write => shared.stream.writable(false).await,
+        };
+        ready.set(true);
+        std::future::poll_fn(|_| if ready.get() { Poll::Pending } else { Poll::Ready(()) }).await;
+    }
+}

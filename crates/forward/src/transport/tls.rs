@@ -1,0 +1,271 @@
+//! A TLS session over another transport.
+//!
+//! Ciphertext waits in a recycled buffer only while a record is incomplete, or while the kernel takes no more; a
+//! connection that waits holds none. What is encrypted goes out in that order: data first, then what the session
+//! itself had to say meanwhile, and nothing is encrypted while any of it is still here.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io::{self, IoSlice},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use ringfence_tls::{HELD_BYTES_MAX, ServerConfig, Session, SessionError, Version};
+
+use super::Transport;
+use crate::{
+    buffers::{Buffer, Buffers},
+    limits::BULK_BUFFER_BYTES,
+};
+
+/// The server's side of a TLS connection.
+pub struct Tls<T> {
+    inner: T,
+    buffers: Buffers,
+    state: RefCell<State>,
+}
+
+struct State {
+    session: Session,
+    incoming: Option<Incoming>,
+    /// The session has plaintext that did not fit where it was asked for.
+    plaintext_waits: bool,
+    outgoing: Option<Outgoing>,
+    /// Handshake messages and alerts; behind `outgoing`.
+    control: Vec<u8>,
+}
+
+struct Incoming {
+    buffer: Buffer,
+    start: usize,
+    end: usize,
+    /// Bytes came that the session has not seen.
+    fresh: bool,
+}
+
+struct Outgoing {
+    buffer: Buffer,
+    sent: usize,
+    end: usize,
+}
+
+impl<T: Transport> Tls<T> {
+    /// A session at its start.
+    pub fn new(inner: T, config: Arc<ServerConfig>, buffers: Buffers) -> Result<Tls<T>, SessionError> {
+        let state = State {
+            session: Session::new(config)?,
+            incoming: None,
+            plaintext_waits: false,
+            outgoing: None,
+            control: Vec::new(),
+        };
+        Ok(Tls { inner, buffers, state: RefCell::new(state) })
+    }
+
+    /// Takes the handshake to its end. On failure the peer has been told by an alert, as far as it listens.
+    pub async fn handshake(&self) -> Result<Version, HandshakeError> {
+        poll_fn(|cx| self.poll_handshake(cx)).await
+    }
+
+    /// The connection underneath; what is written to it is in the clear.
+    pub fn inner(&self) -> &T {
+        &self.inner
+    }
+
+    fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<Result<Version, HandshakeError>> {
+        let mut state = self.state.borrow_mut();
+        loop {
+            let received = state.receive(&mut []);
+            let flushed = state.poll_flush(&self.inner, cx);
+            received.map_err(HandshakeError::Session)?;
+            if !state.session.is_handshaking() {
+                ready!(flushed).map_err(HandshakeError::Io)?;
+                return Poll::Ready(
+                    state.session.version().ok_or(HandshakeError::Io(io::ErrorKind::Other.into())),
+                );
+            }
+            if let Poll::Ready(Err(error)) = flushed {
+                return Poll::Ready(Err(HandshakeError::Io(error)));
+            }
+            ready!(state.poll_fill(&self.inner, &self.buffers, HELD_BYTES_MAX, cx))
+                .map_err(HandshakeError::Io)?;
+        }
+    }
+}
+
+/// Why there is no session.
+#[derive(Debug)]
+pub enum HandshakeError {
+    /// The connection underneath failed or ended.
+    Io(io::Error),
+    /// The peer did not shake hands as it should.
+    Session(SessionError),
+}
+
+impl<T: Transport> Transport for Tls<T> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let state = self.state.borrow();
+        let has_news = state.incoming.as_ref().is_some_and(|incoming| incoming.fresh);
+        if has_news || state.plaintext_waits || state.session.has_peer_closed() {
+            return Poll::Ready(());
+        }
+        self.inner.poll_readable(cx)
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut state = self.state.borrow_mut();
+        loop {
+            let received = state.receive(buf);
+            // What the session had to say goes out now or with the next write; an alert before an error is a courtesy.
+            let _ = state.poll_flush(&self.inner, cx);
+            let produced = received.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if produced > 0 || state.session.has_peer_closed() {
+                return Poll::Ready(Ok(produced));
+            }
+            ready!(state.poll_fill(&self.inner, &self.buffers, buf.len().max(HELD_BYTES_MAX), cx))?;
+        }
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut state = self.state.borrow_mut();
+        ready!(state.poll_flush(&self.inner, cx))?;
+        let mut parts: [&[u8]; PARTS_MAX] = [&[]; PARTS_MAX];
+        let (mut count, mut taken) = (0, 0);
+        for slice in slices.iter().filter(|slice| !slice.is_empty()) {
+            if count == PARTS_MAX || taken == BULK_BUFFER_BYTES {
+                break;
+            }
+            parts[count] = &slice[..slice.len().min(BULK_BUFFER_BYTES - taken)];
+            taken += parts[count].len();
+            count += 1;
+        }
+        let parts = &parts[..count];
+        let mut buffer = self.buffers.take(state.session.encrypted_bytes_max(parts));
+        let end = state
+            .session
+            .encrypt_into(parts, &mut buffer)
+            .map_err(|error| io::Error::new(io::ErrorKind::BrokenPipe, error))?;
+        state.outgoing = Some(Outgoing { buffer, sent: 0, end });
+        match state.poll_flush(&self.inner, cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // What the kernel did not take waits here; the next write or flush goes on with it.
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(taken)),
+        }
+    }
+
+    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.state.borrow_mut().poll_flush(&self.inner, cx)
+    }
+
+    fn poll_close_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.state.borrow_mut();
+        let State { session, control, .. } = &mut *state;
+        session.close_notify(control);
+        ready!(state.poll_flush(&self.inner, cx))?;
+        self.inner.poll_close_write(cx)
+    }
+
+    fn abort(&self) {
+        self.inner.abort();
+    }
+
+    fn rested(&self) {
+        self.state.borrow_mut().session.rested();
+    }
+}
+
+impl State {
+    /// Lets the session look at what has come, if it has not done so; returns how much plaintext it made of it.
+    fn receive(&mut self, plaintext: &mut [u8]) -> Result<usize, SessionError> {
+        let news = self.incoming.as_mut().filter(|incoming| incoming.fresh);
+        if news.is_none() && !self.plaintext_waits {
+            return Ok(0);
+        }
+        let received = match &mut self.incoming {
+            Some(incoming) => {
+                incoming.fresh = false;
+                let bytes = &mut incoming.buffer[incoming.start..incoming.end];
+                let received = self.session.receive(bytes, plaintext, &mut self.control)?;
+                incoming.start += received.consumed;
+                // More of it can be decrypted once there is room.
+                incoming.fresh = received.plaintext_is_full;
+                received
+            }
+            None => self.session.receive(&mut [], plaintext, &mut self.control)?,
+        };
+        self.plaintext_waits = received.plaintext_is_full;
+        self.incoming.take_if(|incoming| incoming.start == incoming.end);
+        Ok(received.produced)
+    }
+
+    /// Reads ciphertext; the buffer holds `bytes` at least. Gives it back if nothing is there.
+    fn poll_fill<T: Transport>(
+        &mut self,
+        inner: &T,
+        buffers: &Buffers,
+        bytes: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.incoming.is_none() {
+            ready!(inner.poll_readable(cx));
+        }
+        let incoming = self.incoming.get_or_insert_with(|| Incoming::empty(buffers.take(bytes)));
+        incoming.make_room(buffers, bytes);
+        let read = inner.poll_read(cx, &mut incoming.buffer[incoming.end..]);
+        let read = match read {
+            Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Ok(read)) => read,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {
+                self.incoming.take_if(|incoming| incoming.start == incoming.end);
+                return Poll::Pending;
+            }
+        };
+        incoming.end += read;
+        incoming.fresh = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush<T: Transport>(&mut self, inner: &T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(outgoing) = &mut self.outgoing {
+            let rest = &outgoing.buffer[outgoing.sent..outgoing.end];
+            if rest.is_empty() {
+                self.outgoing = None;
+                break;
+            }
+            outgoing.sent += ready!(inner.poll_write(cx, &[IoSlice::new(rest)]))?;
+        }
+        while !self.control.is_empty() {
+            let sent = ready!(inner.poll_write(cx, &[IoSlice::new(&self.control)]))?;
+            self.control.drain(..sent);
+            if self.control.is_empty() {
+                // Seldom used after the handshake: not worth its memory in ten thousand idle connections.
+                self.control = Vec::new();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Incoming {
+    fn empty(buffer: Buffer) -> Incoming {
+        Incoming { buffer, start: 0, end: 0, fresh: false }
+    }
+
+    /// Moves the bytes to the front, and to a larger buffer if this one holds less than `bytes`.
+    fn make_room(&mut self, buffers: &Buffers, bytes: usize) {
+        if self.buffer.len() < bytes {
+            let mut larger = buffers.take(bytes);
+            larger[..self.end - self.start].copy_from_slice(&self.buffer[self.start..self.end]);
+            self.buffer = larger;
+        } else if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+        }
+        (self.start, self.end) = (0, self.end - self.start);
+    }
+}
+
+/// Slices encrypted at once; the rest is taken by the next write.
+const PARTS_MAX: usize = 48;

@@ -1,0 +1,206 @@
+//! What one worker owns: its pools, its counters, its configuration. Nothing here is shared with another thread but
+//! the snapshot and the counters.
+
+use std::{
+    cell::{Cell, RefCell},
+    ops::{Deref, DerefMut},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Waker},
+};
+
+use ringfence_http1::{OutgoingHead, RequestHead, ResponseHead};
+
+use crate::{
+    buffers::Buffers,
+    date::Calendar,
+    environment::Environment,
+    pool::Pool,
+    record::{Log, LogSender},
+    request_id::RequestIds,
+    snapshot::Snapshot,
+    transport::Transport,
+    wakers::Wakers,
+};
+
+/// One worker's state.
+pub(crate) struct Worker<E: Environment> {
+    pub(crate) env: E,
+    pub(crate) buffers: Buffers,
+    pub(crate) calendar: Calendar,
+    pub(crate) request_ids: RequestIds,
+    pub(crate) log: Log,
+    pub(crate) counters: Arc<Counters>,
+    /// The configuration for exchanges that begin now.
+    pub(crate) live: RefCell<Rc<Live<E>>>,
+    /// No new connections and requests; what is in flight goes on.
+    pub(crate) draining: Cell<bool>,
+    /// Connections being served.
+    pub(crate) open: Cell<usize>,
+    /// Connections over a limit that are being told so.
+    pub(crate) turned_away: Cell<usize>,
+    /// Tasks that have to hear of draining.
+    pub(crate) wakers: Wakers,
+    scratches: RefCell<Vec<Box<Scratch>>>,
+    request_heads: RefCell<Vec<Box<RequestHead>>>,
+}
+
+/// A snapshot with what this worker keeps for it.
+pub(crate) struct Live<E: Environment> {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// One for each upstream of the snapshot.
+    pub(crate) pools: Vec<Pool<E::Stream>>,
+}
+
+/// Counts of one worker, read by the control plane.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted and admitted.
+    pub connections: AtomicU64,
+    /// Connections turned away by a limit.
+    pub connections_refused: AtomicU64,
+    /// Requests answered, by whomever.
+    pub requests: AtomicU64,
+    /// TLS handshakes that failed.
+    pub handshakes_failed: AtomicU64,
+    /// Panics caught; each ended one connection.
+    pub panics: AtomicU64,
+}
+
+/// Adds one. There is one writer, so that no locked instruction is needed.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+impl<E: Environment> Live<E> {
+    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
+        let pools = snapshot.upstreams.iter().map(|upstream| Pool::new(upstream.servers.len())).collect();
+        Rc::new(Live { snapshot, pools })
+    }
+}
+
+impl<E: Environment> Worker<E> {
+    pub(crate) fn new(
+        env: E,
+        snapshot: Arc<Snapshot>,
+        log: Option<LogSender>,
+        counters: Arc<Counters>,
+    ) -> Rc<Self> {
+        Rc::new(Worker {
+            env,
+            buffers: Buffers::new(),
+            calendar: Calendar::default(),
+            request_ids: RequestIds::new(),
+            log: Log::new(log),
+            counters,
+            live: RefCell::new(Live::new(snapshot)),
+            draining: Cell::new(false),
+            open: Cell::new(0),
+            turned_away: Cell::new(0),
+            wakers: Wakers::default(),
+            scratches: RefCell::default(),
+            request_heads: RefCell::default(),
+        })
+    }
+
+    /// Stops taking work; idle connections end.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        for pool in &self.live.borrow().pools {
+            pool.clear();
+        }
+        self.wakers.wake_all();
+    }
+
+    /// Keeps an upstream connection for the next request. Its wait begins now and guards it: when the origin closes,
+    /// the next sweep drops it, or the next request passes it over.
+    pub(crate) fn check_in(&self, pool: &Pool<E::Stream>, server: usize, stream: E::Stream) {
+        if stream.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending() {
+            pool.check_in(server, stream, self.env.now());
+        }
+    }
+
+    /// Drops pooled connections that the origin closed or nobody needed.
+    pub(crate) fn sweep(&self) {
+        let (live, now) = (self.live.borrow().clone(), self.env.now());
+        for pool in &live.pools {
+            pool.sweep(now, live.snapshot.timeouts.upstream_idle, |stream| {
+                stream.poll_readable(&mut Context::from_waker(Waker::noop())).is_ready()
+            });
+        }
+    }
+
+    /// Memory for one exchange's heads, recycled.
+    pub(crate) fn scratch(&self) -> Loan<'_, Scratch> {
+        Loan::from(&self.scratches, Scratch::new)
+    }
+
+    /// Memory for a request head, recycled.
+    pub(crate) fn request_head(&self) -> Loan<'_, RequestHead> {
+        Loan::from(&self.request_heads, || RequestHead::with_capacity(FIELD_COUNT_LIKELY))
+    }
+}
+
+/// What an exchange needs to rewrite heads.
+pub(crate) struct Scratch {
+    pub(crate) request: OutgoingHead,
+    pub(crate) response_head: ResponseHead,
+    pub(crate) response: OutgoingHead,
+}
+
+impl Scratch {
+    fn new() -> Scratch {
+        let outgoing = || OutgoingHead::with_capacity(FIELD_COUNT_LIKELY, OWNED_BYTES_LIKELY);
+        Scratch {
+            request: outgoing(),
+            response_head: ResponseHead::with_capacity(FIELD_COUNT_LIKELY),
+            response: outgoing(),
+        }
+    }
+}
+
+/// Field lines for which room is made at first; a head with more grows it once.
+const FIELD_COUNT_LIKELY: usize = 24;
+/// Bytes of our own in a head: the forwarding lines are the longest.
+const OWNED_BYTES_LIKELY: usize = 256;
+/// Recycled pieces of one kind that a worker keeps: one for each of many busy connections, some 2 KiB each.
+const IDLE_MAX: usize = 1024;
+
+/// Something on loan from a worker; dropping it gives it back.
+pub(crate) struct Loan<'a, T> {
+    item: Option<Box<T>>,
+    home: &'a RefCell<Vec<Box<T>>>,
+}
+
+impl<'a, T> Loan<'a, T> {
+    fn from(home: &'a RefCell<Vec<Box<T>>>, make: impl FnOnce() -> T) -> Self {
+        let item = home.borrow_mut().pop().unwrap_or_else(|| Box::new(make()));
+        Loan { item: Some(item), home }
+    }
+}
+
+impl<T> Deref for Loan<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.item.as_ref().expect("is there until dropped")
+    }
+}
+
+impl<T> DerefMut for Loan<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.item.as_mut().expect("is there until dropped")
+    }
+}
+
+impl<T> Drop for Loan<'_, T> {
+    fn drop(&mut self) {
+        let mut home = self.home.borrow_mut();
+        if let Some(item) = self.item.take().filter(|_| home.len() < IDLE_MAX) {
+            home.push(item);
+        }
+    }
+}

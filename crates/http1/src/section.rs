@@ -1,0 +1,113 @@
+//! One pass over the field section of a head (RFC 9112 §5): spans out of tokens, and what framing needs of them.
+
+use httparse::Header;
+
+use crate::connection::{self, ConnectionOptions};
+use crate::field::{is_token, list_elements};
+use crate::{FieldLine, HeadError, KnownField, Span};
+
+/// The values that a head may carry once, and what `Connection` says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Section {
+    pub(crate) host: Seen,
+    pub(crate) content_length: Seen,
+    pub(crate) transfer_encoding: Seen,
+    pub(crate) expect: Seen,
+    pub(crate) upgrade: Seen,
+    pub(crate) connection: ConnectionOptions,
+}
+
+/// How often a field line of one name was seen, with its value.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Seen {
+    #[default]
+    Never,
+    Once(Span),
+    Repeatedly,
+}
+
+impl Section {
+    /// Fills `fields` from `headers`, which were tokenised out of `head`, and judges `Connection`.
+    pub(crate) fn collect(
+        headers: &[Header<'_>],
+        head: &[u8],
+        fields: &mut Vec<FieldLine>,
+    ) -> Result<Self, HeadError> {
+        let mut section = Self::default();
+        let mut headers = headers.iter().peekable();
+        while let Some(header) = headers.next() {
+            let line_end = headers.peek().map_or(fields_end(head), |next| start_of(next.name, head));
+            let field = field_line(header, line_end, head)?;
+            section.note(&field);
+            fields.push(field);
+        }
+        section.connection = connection::apply(fields, head)?;
+        Ok(section)
+    }
+
+    /// The value of the one `Upgrade` line, if `Connection` names it and it leads neither to HTTP/2 nor to nothing.
+    pub(crate) fn upgrade(&self, head: &[u8]) -> Option<Span> {
+        match self.upgrade {
+            Seen::Once(value) if self.connection.upgrade && is_forwarded(value.of(head)) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn note(&mut self, field: &FieldLine) {
+        let seen = match field.known {
+            KnownField::Host => &mut self.host,
+            KnownField::ContentLength => &mut self.content_length,
+            KnownField::TransferEncoding => &mut self.transfer_encoding,
+            KnownField::Expect => &mut self.expect,
+            KnownField::Upgrade => &mut self.upgrade,
+            _ => return,
+        };
+        *seen = match seen {
+            Seen::Never => Seen::Once(field.value),
+            Seen::Once(_) | Seen::Repeatedly => Seen::Repeatedly,
+        };
+    }
+}
+
+/// Whether every protocol of an `Upgrade` value may be spoken through us: HTTP itself may not, it would pass unread.
+fn is_forwarded(protocols: &[u8]) -> bool {
+    list_elements(protocols).all(|protocol| {
+        let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
+        is_token(name) && ![&b"h2c"[..], b"h2", b"http"].iter().any(|http| name.eq_ignore_ascii_case(http))
+    })
+}
+
+/// The start-line with its CRLF: from `start` to the first field line or the empty line.
+pub(crate) fn start_line(headers: &[Header<'_>], start: usize, head: &[u8]) -> Result<Span, HeadError> {
+    let end = headers.first().map_or(fields_end(head), |first| start_of(first.name, head));
+    line(start, end, head)
+}
+
+fn field_line(header: &Header<'_>, line_end: usize, head: &[u8]) -> Result<FieldLine, HeadError> {
+    let name = Span::within(header.name.as_bytes(), head);
+    let known = KnownField::of(header.name.as_bytes());
+    Ok(FieldLine {
+        name,
+        value: Span::within(header.value, head),
+        line: line(name.start as usize, line_end, head)?,
+        known,
+        hop_by_hop: known.is_hop_by_hop(),
+    })
+}
+
+/// The tokeniser takes a bare LF for a line end; we do not.
+fn line(start: usize, end: usize, head: &[u8]) -> Result<Span, HeadError> {
+    match head.get(start..end) {
+        Some([.., b'\r', b'\n']) => Ok(Span::new(start, end)),
+        _ => Err(HeadError::BareLf),
+    }
+}
+
+/// Where the empty line begins: a head that the tokeniser took to its end has one.
+fn fields_end(head: &[u8]) -> usize {
+    head.len().saturating_sub(2)
+}
+
+fn start_of(name: &str, head: &[u8]) -> usize {
+    name.as_ptr().addr() - head.as_ptr().addr()
+}

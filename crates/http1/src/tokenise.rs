@@ -1,0 +1,131 @@
+//! What surrounds the tokeniser, httparse: its preconditions, and what it refused in our words (RFC 9112 §2.2 to §5).
+//!
+//! Naming a reason is off the hot path: it walks the head again, slowly, and never accepts anything. What httparse is
+//! lenient in (empty lines before the start-line, bare LF, obs-text in a target, bytes behind the head) is refused
+//! here, in [`section`](crate::section) and in [`target`](crate::target).
+
+use httparse::Error;
+
+use crate::field::{is_tchar, is_token, is_value_byte};
+use crate::{HeadError, HeadLimits};
+
+/// The kind of start-line that was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StartLine {
+    Request,
+    Status,
+}
+
+/// Checks a head's size and its first byte; returns where its start-line begins.
+pub(crate) fn start(head: &[u8], expected: StartLine, limits: &HeadLimits) -> Result<usize, HeadError> {
+    if head.len() > limits.head_bytes() {
+        return Err(HeadError::HeadTooLarge);
+    }
+    let start = match expected {
+        StartLine::Request if head.starts_with(b"\r\n") => 2,
+        _ => 0,
+    };
+    match head.get(start) {
+        Some(b'\r' | b'\n') => Err(line_ends(head).unwrap_or(HeadError::LeadingEmptyLine)),
+        _ => Ok(start),
+    }
+}
+
+/// Judges what the tokeniser returned for `head[start..]`: its end has to be the end of the head.
+pub(crate) fn verdict(
+    result: httparse::Result<usize>,
+    start: usize,
+    head: &[u8],
+    expected: StartLine,
+) -> Result<(), HeadError> {
+    match result {
+        Ok(httparse::Status::Complete(len)) if start + len == head.len() => Ok(()),
+        Ok(_) => Err(line_ends(head).unwrap_or(HeadError::NotOneHead)),
+        Err(error) => Err(reason(error, head, expected)),
+    }
+}
+
+#[cold]
+fn reason(error: Error, head: &[u8], expected: StartLine) -> HeadError {
+    if let Some(error) = line_ends(head) {
+        return error;
+    }
+    match (error, expected) {
+        (Error::TooManyHeaders, _) => HeadError::TooManyFields,
+        (Error::HeaderName | Error::HeaderValue, _) => field_line(head),
+        (_, StartLine::Request) => request_line(head),
+        (_, StartLine::Status) => status_line(head),
+    }
+}
+
+/// The first bare CR, bare LF or NUL.
+fn line_ends(head: &[u8]) -> Option<HeadError> {
+    let mut previous = 0;
+    for (at, byte) in head.iter().enumerate() {
+        match byte {
+            0 => return Some(HeadError::Nul),
+            b'\n' if previous != b'\r' => return Some(HeadError::BareLf),
+            b'\r' if head.get(at + 1).is_some_and(|next| *next != b'\n') => return Some(HeadError::BareCr),
+            _ => previous = *byte,
+        }
+    }
+    None
+}
+
+fn request_line(head: &[u8]) -> HeadError {
+    let line = lines(head).next().unwrap_or_default();
+    let mut parts = line.split(|byte| *byte == b' ');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(method), Some(target), Some(version), None) if is_token(method) && !target.is_empty() => {
+            if target.iter().any(|byte| !byte.is_ascii_graphic()) {
+                HeadError::TargetByte
+            } else {
+                version_or(version, HeadError::RequestLine)
+            }
+        }
+        _ => HeadError::RequestLine,
+    }
+}
+
+fn status_line(head: &[u8]) -> HeadError {
+    let line = lines(head).next().unwrap_or_default();
+    let version = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    version_or(version, HeadError::StatusLine)
+}
+
+fn version_or(version: &[u8], otherwise: HeadError) -> HeadError {
+    match version {
+        b"HTTP/1.0" | b"HTTP/1.1" => otherwise,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            HeadError::UnsupportedVersion
+        }
+        _ => otherwise,
+    }
+}
+
+fn field_line(head: &[u8]) -> HeadError {
+    lines(head).skip(1).find_map(field_line_reason).unwrap_or(HeadError::FieldName)
+}
+
+fn field_line_reason(line: &[u8]) -> Option<HeadError> {
+    let name_len = line.iter().take_while(|byte| is_tchar(**byte)).count();
+    match (name_len, line.get(name_len)) {
+        (0, None) => None,
+        (0, Some(b' ' | b'\t')) => Some(HeadError::ObsFold),
+        (0, Some(b':')) => Some(HeadError::FieldNameEmpty),
+        (_, Some(b' ' | b'\t')) => Some(HeadError::SpaceBeforeColon),
+        (_, Some(b':')) => {
+            let is_value = line[name_len + 1..].iter().all(|byte| is_value_byte(*byte));
+            (!is_value).then_some(HeadError::FieldValue)
+        }
+        _ => Some(HeadError::FieldName),
+    }
+}
+
+/// The lines of a head whose line ends are all CRLF, an empty first one left out.
+fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let head = head.strip_prefix(b"\r\n").unwrap_or(head);
+    head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+}

@@ -1,0 +1,520 @@
+//! One TLS session, server side, without I/O (RFC 8446; RFC 5246 for TLS 1.2).
+//!
+//! A thin layer over rustls' unbuffered API that turns its state machine into three calls: feed
+//! ciphertext, encrypt plaintext, close. What it adds:
+//! - Bytes are consumed once a call: the records of a whole buffer are taken in one loop, and the
+//!   caller moves what is left to the front once.
+//! - The alert that tells a peer why it was refused comes out in `outgoing` before the error.
+//! - Record sizes follow the age of the connection.
+//! - Bounds on what a peer can make the caller hold, see [`HELD_BYTES_MAX`].
+//!
+//! Bounded by rustls: empty records in a row (32), key updates without data between (32), warnings
+//! (4), renegotiation attempts (1, answered `no_renegotiation`), handshake messages (64 KiB).
+//!
+//! # Closing
+//! A peer that has sent all sends `close_notify` (RFC 8446 §6.1): [`SessionState::PeerClosed`]. A
+//! transport that ends before that was cut, perhaps by an attacker: the caller must not take what it
+//! has for complete, see [`Session::has_peer_closed`]. The two directions close on their own.
+
+mod error;
+mod records;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, ReadTraffic, UnbufferedStatus, WriteTraffic,
+};
+use rustls::{HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
+
+pub use error::SessionError;
+pub use records::{RECORD_PLAINTEXT_BYTES_MAX, YOUNG_BYTES, YOUNG_RECORD_BYTES_MAX};
+
+use records::{Gather, RECORD_OVERHEAD_MAX, RecordSizes, complete_records_end};
+
+/// A session of one connection. It holds no buffers while the connection waits.
+pub struct Session {
+    connection: UnbufferedServerConnection,
+    sizes: RecordSizes,
+    /// Plaintext of one record that did not fit into the caller's buffer; empty but in that case.
+    unread: Vec<u8>,
+    unread_taken: usize,
+    /// Bytes at the front of the caller's `incoming` that rustls has decrypted and still needs in
+    /// place: records of an unfinished handshake message. Zero nearly always.
+    held: usize,
+    reading: Half,
+    writing: Half,
+}
+
+/// One direction of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Open,
+    Closed,
+    Failed,
+}
+
+/// How far a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionState {
+    /// No data can be sent or received yet.
+    Handshaking,
+    /// Data flows.
+    Open,
+    /// The peer's `close_notify` came: nothing more is received. Data can still be sent.
+    PeerClosed,
+}
+
+/// What [`Session::receive`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Received {
+    /// Bytes that the caller drops from the front of `incoming`.
+    pub consumed: usize,
+    /// Bytes written to the front of `plaintext`.
+    pub produced: usize,
+    /// How far the session is. [`SessionState::PeerClosed`] comes after the last plaintext.
+    pub state: SessionState,
+    /// Whether to call again when `plaintext` has room, before more is read from the transport: it
+    /// filled up. Otherwise the session wants more ciphertext.
+    pub plaintext_is_full: bool,
+}
+
+/// Protocol version of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// TLS 1.2 (RFC 5246).
+    Tls12,
+    /// TLS 1.3 (RFC 8446).
+    Tls13,
+}
+
+impl Version {
+    /// As access logs show it: `1.2` or `1.3`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
+}
+
+impl Session {
+    /// A session that waits for a `ClientHello`.
+    ///
+    /// # Errors
+    /// [`SessionError::Internal`] when the configuration cannot be used.
+    pub fn new(config: Arc<ServerConfig>) -> Result<Session, SessionError> {
+        Ok(Session {
+            connection: UnbufferedServerConnection::new(config)?,
+            sizes: RecordSizes::young(),
+            unread: Vec::new(),
+            unread_taken: 0,
+            held: 0,
+            reading: Half::Open,
+            writing: Half::Open,
+        })
+    }
+
+    /// Takes ciphertext: continues the handshake, decrypts data, notes the peer's close.
+    ///
+    /// - `incoming` is everything received and not yet consumed. It is changed in place, and what is
+    ///   not consumed must be at the front next time, unchanged. Room for [`HELD_BYTES_MAX`] always
+    ///   suffices; more only makes calls fewer.
+    /// - `plaintext` is filled as far as it goes. With as many bytes as `incoming` everything fits.
+    ///   With fewer, the rest of one record is kept here until the next call, up to 16 KiB.
+    /// - What has to be sent (handshake, alerts) is appended to `outgoing`. Send it also after an error.
+    ///
+    /// May be called with nothing in `incoming` to fetch plaintext that did not fit before.
+    ///
+    /// # Errors
+    /// Fatal ones, see [`SessionError`]; the session is then of no further use. Data that came before
+    /// the fault in the same call is lost.
+    pub fn receive(
+        &mut self,
+        incoming: &mut [u8],
+        plaintext: &mut [u8],
+        outgoing: &mut Vec<u8>,
+    ) -> Result<Received, SessionError> {
+        if self.reading == Half::Failed {
+            return Err(SessionError::Ended);
+        }
+        if self.connection.protocol_version().is_none() && is_plain_text(incoming) {
+            return Err(self.failed(SessionError::PlainHttp));
+        }
+        let records_end = complete_records_end(incoming, self.held.min(incoming.len()));
+        let mut consumed = 0;
+        let mut produced = self.take_unread(plaintext);
+        let plaintext_is_full = loop {
+            if !self.unread.is_empty() || (produced > 0 && produced == plaintext.len()) {
+                break !self.unread.is_empty() || records_end > consumed;
+            }
+            if self.reading == Half::Closed {
+                // RFC 8446 §6.1: what follows a closure alert is ignored.
+                consumed = incoming.len();
+                break false;
+            }
+            let step = self.step(&mut incoming[consumed..], &mut plaintext[produced..], outgoing);
+            let step = step.map_err(|error| self.refused(error, outgoing))?;
+            consumed += step.consumed;
+            produced += step.produced;
+            self.held = 0;
+            if step.is_blocked {
+                self.held = records_end - consumed;
+                self.check_held(incoming.len() - consumed, outgoing)?;
+                break false;
+            }
+        };
+        Ok(Received { consumed, produced, state: self.state(), plaintext_is_full })
+    }
+
+    /// Encrypts all of `plaintext`, in order, as records appended to `outgoing`. Returns how many
+    /// bytes were appended.
+    ///
+    /// Reserves once; the bytes that the records go to are zeroed first, because rustls
+    /// writes into initialised memory. For bulk, [`Session::encrypt_into`] with a buffer that stays
+    /// initialised saves that.
+    ///
+    /// # Errors
+    /// As [`Session::encrypt_into`].
+    pub fn encrypt(&mut self, plaintext: &[&[u8]], outgoing: &mut Vec<u8>) -> Result<usize, SessionError> {
+        let start = outgoing.len();
+        outgoing.resize(start + self.encrypted_bytes_max(plaintext), 0);
+        let result = self.encrypt_into(plaintext, &mut outgoing[start..]);
+        outgoing.truncate(start + result.as_ref().map_or(0, |written| *written));
+        result
+    }
+
+    /// As [`Session::encrypt`], to the front of a slice.
+    ///
+    /// Slices are gathered so that records are full: where two meet, the record that holds the seam is
+    /// copied together (at the end of `outgoing`, which is free until then); all others are encrypted
+    /// from where they are.
+    ///
+    /// # Errors
+    /// [`SessionError::Handshaking`] and [`SessionError::Ended`] when it was too early or too late to
+    /// send, [`SessionError::KeyExhausted`] after some 2^24 records of TLS 1.2.
+    ///
+    /// # Panics
+    /// When `outgoing` is shorter than [`Session::encrypted_bytes_max`] says.
+    pub fn encrypt_into(&mut self, plaintext: &[&[u8]], outgoing: &mut [u8]) -> Result<usize, SessionError> {
+        assert!(outgoing.len() >= self.encrypted_bytes_max(plaintext), "no room for the records");
+        if self.writing != Half::Open {
+            return Err(SessionError::Ended);
+        }
+        let scratch_bytes = scratch_bytes(plaintext);
+        let (outgoing, scratch) = outgoing.split_at_mut(outgoing.len() - scratch_bytes);
+        let (sizes, mut gather) = (&mut self.sizes, Gather::new(plaintext));
+        let result = with_write_traffic(&mut self.connection, self.held, outgoing, |traffic, outgoing| {
+            let mut written = 0;
+            while let Some(piece) = gather.next_piece(sizes.next_max(), scratch) {
+                written += traffic.encrypt(piece, &mut outgoing[written..])?;
+                sizes.record_sent(piece.len());
+            }
+            Ok(written)
+        });
+        result.inspect_err(|error| {
+            if *error != SessionError::Handshaking {
+                self.writing = Half::Failed;
+            }
+        })
+    }
+
+    /// How long `outgoing` has to be for [`Session::encrypt_into`]: the plaintext, what its records
+    /// add, room to gather one record if there are several slices, and a key update.
+    pub fn encrypted_bytes_max(&self, plaintext: &[&[u8]]) -> usize {
+        let bytes = plaintext_bytes(plaintext);
+        bytes + self.sizes.count(bytes) * RECORD_OVERHEAD_MAX + scratch_bytes(plaintext) + CONTROL_BYTES_MAX
+    }
+
+    /// Makes the connection young again: small records first. To be called before sending after
+    /// [`YOUNG_AGAIN_AFTER`] without sending, because TCP's window has closed by then (RFC 9293's
+    /// restart after idle, RFC 5681 §4.1).
+    pub fn rested(&mut self) {
+        self.sizes = RecordSizes::young();
+    }
+
+    /// Appends `close_notify` (RFC 8446 §6.1): nothing will be sent after it. Receiving goes on.
+    ///
+    /// Does nothing in a handshake (there is nothing to close; the transport is simply ended), after a
+    /// failure, or the second time.
+    pub fn close_notify(&mut self, outgoing: &mut Vec<u8>) {
+        if self.writing != Half::Open || self.connection.is_handshaking() {
+            return;
+        }
+        self.writing = Half::Closed;
+        let start = outgoing.len();
+        outgoing.resize(start + CONTROL_BYTES_MAX, 0);
+        let connection = &mut self.connection;
+        let close =
+            |traffic: &mut WriteTraffic<'_, _>, outgoing: &mut [u8]| traffic.queue_close_notify(outgoing);
+        let result = with_write_traffic(connection, self.held, &mut outgoing[start..], close);
+        outgoing.truncate(start + result.unwrap_or(0));
+    }
+
+    /// How far the session is.
+    pub fn state(&self) -> SessionState {
+        if self.has_peer_closed() {
+            SessionState::PeerClosed
+        } else if self.connection.is_handshaking() {
+            SessionState::Handshaking
+        } else {
+            SessionState::Open
+        }
+    }
+
+    /// Whether no data can be sent or received yet.
+    pub fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    /// Whether the peer has closed properly and all its plaintext was handed out. If the transport
+    /// ends while this is false, the peer's data was cut short.
+    pub fn has_peer_closed(&self) -> bool {
+        self.reading == Half::Closed && self.unread.is_empty()
+    }
+
+    /// The version agreed on.
+    pub fn version(&self) -> Option<Version> {
+        match self.connection.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => Some(Version::Tls12),
+            ProtocolVersion::TLSv1_3 => Some(Version::Tls13),
+            _ => None,
+        }
+    }
+
+    /// The key exchange group of a complete handshake; none in a resumed one of TLS 1.2.
+    pub fn key_exchange_group(&self) -> Option<NamedGroup> {
+        self.connection.negotiated_key_exchange_group().map(|group| group.name())
+    }
+
+    /// Whether the handshake resumed an earlier session, by a ticket.
+    pub fn resumed(&self) -> bool {
+        self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Moves plaintext that did not fit last time; frees its memory with the last byte.
+    fn take_unread(&mut self, plaintext: &mut [u8]) -> usize {
+        let rest = &self.unread[self.unread_taken..];
+        let taken = rest.len().min(plaintext.len());
+        plaintext[..taken].copy_from_slice(&rest[..taken]);
+        self.unread_taken += taken;
+        if self.unread_taken == self.unread.len() {
+            self.unread = Vec::new();
+            self.unread_taken = 0;
+        }
+        taken
+    }
+
+    /// One step of rustls' state machine: at most one record of data.
+    fn step(
+        &mut self,
+        incoming: &mut [u8],
+        plaintext: &mut [u8],
+        outgoing: &mut Vec<u8>,
+    ) -> Result<Step, rustls::Error> {
+        let UnbufferedStatus { discard, state } = self.connection.process_tls_records(incoming);
+        let mut step = Step { consumed: discard, produced: 0, is_blocked: false };
+        match state? {
+            ConnectionState::ReadTraffic(traffic) => {
+                let discard = read_records(traffic, plaintext, &mut step.produced, &mut self.unread)?;
+                step.consumed += discard;
+            }
+            ConnectionState::EncodeTlsData(data) => append(data, outgoing),
+            // What was appended to `outgoing` counts as sent: the caller does so in order.
+            ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+            ConnectionState::PeerClosed | ConnectionState::Closed => self.reading = Half::Closed,
+            ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_) => step.is_blocked = true,
+            // Early data is not offered; rustls refuses it before it comes to this.
+            _ => return Err(rustls::Error::General("unexpected state of the TLS session".into())),
+        }
+        Ok(step)
+    }
+
+    /// The peer must finish what it starts within [`HELD_BYTES_MAX`].
+    fn check_held(&mut self, bytes: usize, outgoing: &mut Vec<u8>) -> Result<(), SessionError> {
+        if bytes <= HELD_BYTES_MAX {
+            return Ok(());
+        }
+        // rustls would wait on, so the alert is made here; only while there are no keys.
+        if self.alerts_are_plain() {
+            outgoing.extend_from_slice(&plain_alert(DECODE_ERROR));
+        }
+        Err(self.failed(SessionError::TooMuchHeld))
+    }
+
+    /// Appends the alert that tells a refused peer why.
+    fn refused(&mut self, error: rustls::Error, outgoing: &mut Vec<u8>) -> SessionError {
+        let start = outgoing.len();
+        // As long as something is queued, rustls looks at no input; it must not: what it was given is
+        // gone, and going on would trip over the same record again.
+        while self.connection.wants_write() {
+            match self.connection.process_tls_records(&mut []).state {
+                Ok(ConnectionState::EncodeTlsData(data)) => append(data, outgoing),
+                _ => break,
+            }
+        }
+        let error = match error {
+            // A client of TLS 1.2 that can verify no signature of ours: rustls has no kind for it.
+            rustls::Error::General(_) if self.is_handshaking() => SessionError::Incompatible(error),
+            other => other.into(),
+        };
+        let is_told = outgoing.len() > start || matches!(error, SessionError::Alert(_));
+        if !is_told && self.alerts_are_plain() {
+            outgoing.extend_from_slice(&plain_alert(HANDSHAKE_FAILURE));
+        }
+        self.failed(error)
+    }
+
+    /// Whether an alert goes out in the clear: before the server's first flight is answered in TLS 1.2,
+    /// before a version is agreed on in TLS 1.3.
+    fn alerts_are_plain(&self) -> bool {
+        self.is_handshaking() && self.version() != Some(Version::Tls13)
+    }
+
+    fn failed(&mut self, error: SessionError) -> SessionError {
+        self.reading = Half::Failed;
+        self.writing = Half::Failed;
+        self.unread = Vec::new();
+        self.unread_taken = 0;
+        error
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Session")
+            .field("state", &self.state())
+            .field("version", &self.version())
+            .field("reading", &self.reading)
+            .field("writing", &self.writing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Most bytes that stay unconsumed in `incoming` when the session wants more, in bytes.
+///
+/// The largest record on the wire (16 KiB, plus 2 KiB that TLS 1.2 allows it to grow, plus its header)
+/// and before it the records of an unfinished handshake message, for which that leaves 13 KiB: a
+/// `ClientHello` with a hybrid key share and a ticket has 2 to 3 KiB. Without this bound a peer could
+/// send a message of 64 KiB (rustls' limit) in records of one byte, and have 380 KiB kept for it.
+pub const HELD_BYTES_MAX: usize = 32 * 1024;
+const _: () = assert!(HELD_BYTES_MAX > RECORD_PLAINTEXT_BYTES_MAX + 2048 + 5);
+
+/// After this long without sending a connection is young again, see [`Session::rested`].
+///
+/// About the retransmission timeout after which TCP itself starts again with a small window (RFC 5681
+/// §4.1): Linux' smallest is 0.2 s, and a mobile client's near 1 s.
+pub const YOUNG_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Room for what rustls sends on its own before data: a key update of each side's asking and an alert,
+/// at most 31 bytes each (RFC 8446 §4.6.3, §6).
+const CONTROL_BYTES_MAX: usize = 128;
+
+/// `handshake_failure` and `decode_error` (RFC 8446 §6.2).
+const HANDSHAKE_FAILURE: u8 = 40;
+const DECODE_ERROR: u8 = 50;
+
+/// A fatal alert in the clear (RFC 8446 §5.1, §6).
+const fn plain_alert(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
+
+struct Step {
+    consumed: usize,
+    produced: usize,
+    is_blocked: bool,
+}
+
+/// Hands out the records that rustls has decrypted: one, at present. What does not fit goes to `unread`.
+fn read_records(
+    mut traffic: ReadTraffic<'_, '_, ServerConnectionData>,
+    plaintext: &mut [u8],
+    produced: &mut usize,
+    unread: &mut Vec<u8>,
+) -> Result<usize, rustls::Error> {
+    let mut discard = 0;
+    while let Some(record) = traffic.next_record() {
+        let record = record?;
+        discard += record.discard;
+        let room = &mut plaintext[*produced..];
+        let (fitting, rest) = record.payload.split_at(record.payload.len().min(room.len()));
+        room[..fitting.len()].copy_from_slice(fitting);
+        *produced += fitting.len();
+        unread.extend_from_slice(rest);
+    }
+    Ok(discard)
+}
+
+/// Calls `write` when rustls is ready to send data; what it has to send itself goes first.
+///
+/// `held` bytes are in use in the caller's `incoming`, which is not at hand here. rustls only looks at
+/// what lies behind them, so as many zeros do.
+fn with_write_traffic(
+    connection: &mut UnbufferedServerConnection,
+    held: usize,
+    outgoing: &mut [u8],
+    write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
+) -> Result<usize, SessionError> {
+    let mut stand_in = vec![0; held];
+    let mut written = 0;
+    loop {
+        let UnbufferedStatus { state, .. } = connection.process_tls_records(&mut stand_in);
+        match state? {
+            ConnectionState::WriteTraffic(mut traffic) => {
+                let data = write(&mut traffic, &mut outgoing[written..]);
+                return Ok(written + data.map_err(encryption_failed)?);
+            }
+            ConnectionState::EncodeTlsData(mut data) => {
+                written += data.encode(&mut outgoing[written..]).map_err(encoding_failed)?;
+            }
+            ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+            ConnectionState::BlockedHandshake => return Err(SessionError::Handshaking),
+            _ => return Err(SessionError::Ended),
+        }
+    }
+}
+
+/// Appends a handshake message or an alert that rustls has encoded.
+fn append(mut data: EncodeTlsData<'_, ServerConnectionData>, outgoing: &mut Vec<u8>) {
+    // Asking with no room tells the length.
+    let Err(EncodeError::InsufficientSize(needed)) = data.encode(&mut []) else { return };
+    let start = outgoing.len();
+    outgoing.resize(start + needed.required_size, 0);
+    let encoded = data.encode(&mut outgoing[start..]);
+    debug_assert_eq!(encoded.ok(), Some(needed.required_size));
+}
+
+fn encryption_failed(error: EncryptError) -> SessionError {
+    match error {
+        EncryptError::EncryptExhausted => SessionError::KeyExhausted,
+        EncryptError::InsufficientSize(_) => {
+            SessionError::Internal(rustls::Error::General(error.to_string()))
+        }
+    }
+}
+
+fn encoding_failed(error: EncodeError) -> SessionError {
+    SessionError::Internal(rustls::Error::General(error.to_string()))
+}
+
+/// Whether a peer that should start a TLS handshake speaks plain text. The content types of TLS are 20
+/// to 23 (RFC 8446 §5.1); methods of HTTP start with a letter.
+fn is_plain_text(incoming: &[u8]) -> bool {
+    incoming.first().is_some_and(u8::is_ascii_alphabetic)
+}
+
+fn plaintext_bytes(plaintext: &[&[u8]]) -> usize {
+    plaintext.iter().map(|slice| slice.len()).sum()
+}
+
+/// Room to copy one record together, if slices can meet in one.
+fn scratch_bytes(plaintext: &[&[u8]]) -> usize {
+    let filled = plaintext.iter().filter(|slice| !slice.is_empty()).count();
+    if filled > 1 { plaintext_bytes(plaintext).min(RECORD_PLAINTEXT_BYTES_MAX) } else { 0 }
+}
+
+#[cfg(test)]
+mod tests;
