@@ -109,6 +109,11 @@ impl Workers {
         }
     }
 
+    /// Whether a worker has ended although it was not told to.
+    pub fn has_lost_one(&self) -> bool {
+        self.workers.iter().any(|worker| worker.thread.is_finished())
+    }
+
     /// Waits for the workers' threads. They end when their connections have, at the latest `Timeouts::drain` after
     /// [`drain`](Self::drain). Returns what they have counted.
     pub fn join(self) -> Totals {

@@ -126,7 +126,7 @@ impl Session {
     ///   With fewer, the rest of one record is kept here until the next call, up to 16 KiB.
     /// - What has to be sent (handshake, alerts) is appended to `outgoing`. Send it also after an error.
     ///
-    /// May be called with nothing in `incoming` to fetch plaintext that did not fit before.
+    /// May be called with an empty `incoming` to fetch plaintext that did not fit before.
     ///
     /// # Errors
     /// Fatal ones, see [`SessionError`]; the session is then of no further use. Data that came before
@@ -147,6 +147,10 @@ impl Session {
         let mut consumed = 0;
         let mut produced = self.take_unread(plaintext);
         let plaintext_is_full = loop {
+            if incoming.len() < self.held {
+                // Only asked for plaintext: rustls would look for what it holds in `incoming`.
+                break false;
+            }
             if !self.unread.is_empty() || (produced > 0 && produced == plaintext.len()) {
                 break !self.unread.is_empty() || records_end > consumed;
             }
@@ -172,9 +176,9 @@ impl Session {
     /// Encrypts all of `plaintext`, in order, as records appended to `outgoing`. Returns how many
     /// bytes were appended.
     ///
-    /// Reserves once; the bytes that the records go to are zeroed first, because rustls
-    /// writes into initialised memory. For bulk, [`Session::encrypt_into`] with a buffer that stays
-    /// initialised saves that.
+    /// Reserves once; the bytes that the records go to are zeroed first, because rustls writes into
+    /// initialised memory. For bulk, [`Session::encrypt_into`] with a buffer that stays initialised
+    /// saves that.
     ///
     /// # Errors
     /// As [`Session::encrypt_into`].
@@ -229,8 +233,7 @@ impl Session {
     }
 
     /// Makes the connection young again: small records first. To be called before sending after
-    /// [`YOUNG_AGAIN_AFTER`] without sending, because TCP's window has closed by then (RFC 9293's
-    /// restart after idle, RFC 5681 §4.1).
+    /// [`YOUNG_AGAIN_AFTER`] without sending, because TCP's window has closed by then (RFC 5681 §4.1).
     pub fn rested(&mut self) {
         self.sizes = RecordSizes::young();
     }
@@ -334,7 +337,7 @@ impl Session {
 
     /// The peer must finish what it starts within [`HELD_BYTES_MAX`].
     fn check_held(&mut self, bytes: usize, outgoing: &mut Vec<u8>) -> Result<(), SessionError> {
-        if bytes <= HELD_BYTES_MAX {
+        if bytes < HELD_BYTES_MAX {
             return Ok(());
         }
         // rustls would wait on, so the alert is made here; only while there are no keys.
@@ -394,7 +397,8 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// Most bytes that stay unconsumed in `incoming` when the session wants more, in bytes.
+/// When a session wants more, fewer than this many bytes are left unconsumed in `incoming`: a buffer of
+/// this size never gets stuck.
 ///
 /// The largest record on the wire (16 KiB, plus 2 KiB that TLS 1.2 allows it to grow, plus its header)
 /// and before it the records of an unfinished handshake message, for which that leaves 13 KiB: a

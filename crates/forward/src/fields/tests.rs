@@ -1,1 +1,153 @@
+use std::io::IoSlice;
 
+use ringfence_http1::{HeadLimits, Method};
+
+use super::*;
+
+const ID: &RequestId = b"0123456789abcdef0123456789abcdef";
+const OURS: &str = "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\n\
+    X-Request-ID: 0123456789abcdef0123456789abcdef\r\nVia: 1.1 ringfence\r\n\r\n";
+
+fn parsed(head: &str) -> RequestHead {
+    let mut request = RequestHead::with_capacity(8);
+    request.parse(head.as_bytes(), &HeadLimits::default()).unwrap();
+    request
+}
+
+fn text(out: &OutgoingHead, input: &str) -> String {
+    let mut slices = [IoSlice::new(&[]); 64];
+    let count = out.slices(input.as_bytes(), 0, &mut slices);
+    slices[..count].iter().map(|slice| std::str::from_utf8(slice).unwrap()).collect()
+}
+
+fn sent(head: &str) -> String {
+    let mut out = OutgoingHead::with_capacity(1, 1);
+    let client = "192.0.2.7".parse().unwrap();
+    request(&parsed(head), &Forwarded { client, scheme: b"https", request_id: ID, host: b"hs.example" }, &mut out);
+    text(&out, head)
+}
+
+fn returned(head: &str, framing: BodyFraming, close: bool) -> String {
+    let mut response_head = ResponseHead::with_capacity(8);
+    response_head.parse(head.as_bytes(), Method::Get, &HeadLimits::default()).unwrap();
+    let mut out = OutgoingHead::with_capacity(1, 1);
+    response(&response_head, &Returned { request_id: ID, framing, close, date: "NOW" }, &mut out);
+    text(&out, head)
+}
+
+#[test]
+fn end_to_end_fields_pass_in_order_and_as_spelled() {
+    let head = "PUT /_matrix/x%2Fy?a=%2F HTTP/1.1\r\nhOST: a.example:8448\r\nAuthorization: X-Matrix one\r\n\
+        accept:  */* \r\nAuthorization: X-Matrix two\r\nContent-Length: 3\r\n\r\n";
+    assert_eq!(sent(head), head.strip_suffix("\r\n").unwrap().to_owned() + OURS);
+}
+
+#[test]
+fn hop_by_hop_fields_and_those_named_by_connection_are_removed() {
+    let head = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, x-secret\r\nX-Secret: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\n\
+        Proxy-Connection: x\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\nX-Kept: 1\r\n\r\n";
+    assert_eq!(sent(head), "GET / HTTP/1.1\r\nHost: a\r\nX-Kept: 1\r\n".to_owned() + OURS);
+}
+
+#[test]
+fn what_clients_say_of_themselves_is_removed() {
+    let head = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\nx-forwarded-host: b\r\nForwarded: for=1\r\n\
+        X-Real-IP: 1.2.3.4\r\nX-Request-ID: mine\r\nX-Forwarded-Proto: https\r\n\r\n";
+    assert_eq!(sent(head), "GET / HTTP/1.1\r\nHost: a\r\n".to_owned() + OURS);
+}
+
+#[test]
+fn absolute_form_becomes_origin_form() {
+    for (target, sent_target) in [
+        ("http://a/b%2Fc?d", "/b%2Fc?d"),
+        ("http://a", "/"),
+        ("http://a?q", "/?q"),
+        ("/plain", "/plain"),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(sent(&head), format!("GET {sent_target} HTTP/1.1\r\nHost: a\r\n{OURS}"));
+    }
+    assert!(sent("OPTIONS http://a HTTP/1.1\r\nHost: a\r\n\r\n").starts_with("OPTIONS * HTTP/1.1\r\n"));
+}
+
+#[test]
+fn a_client_of_http_1_0_is_spoken_for_in_http_1_1() {
+    let head = "POST /x HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
+    assert_eq!(sent(head), "POST /x HTTP/1.1\r\nContent-Length: 1\r\nHost: hs.example\r\n".to_owned() + OURS);
+}
+
+#[test]
+fn a_websocket_upgrade_is_asked_for_again() {
+    let head = "GET /x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let ours = "GET /x HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n".to_owned() + OURS;
+    assert_eq!(sent(head), ours);
+}
+
+#[test]
+fn chunked_is_said_again_behind_the_rest() {
+    let head = "PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nX: 1\r\n\r\n";
+    assert_eq!(sent(head), "PUT /x HTTP/1.1\r\nHost: a\r\nX: 1\r\nTransfer-Encoding: chunked\r\n".to_owned() + OURS);
+}
+
+#[test]
+fn responses_lose_what_is_the_origin_s_connection_s_and_gain_id_and_date() {
+    let head = "HTTP/1.1 200 Fine\r\nServer: S\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nX-Request-ID: theirs\r\n\
+        Content-Length: 2\r\n\r\n";
+    assert_eq!(
+        returned(head, BodyFraming::Length(2), false),
+        "HTTP/1.1 200 Fine\r\nServer: S\r\nContent-Length: 2\r\n\
+         X-Request-ID: 0123456789abcdef0123456789abcdef\r\nDate: NOW\r\n\r\n"
+    );
+}
+
+#[test]
+fn an_origin_of_http_1_0_is_answered_for_in_http_1_1() {
+    let head = "HTTP/1.0 404 \r\nDate: THEN\r\n\r\n";
+    assert_eq!(
+        returned(head, BodyFraming::Chunked, true),
+        "HTTP/1.1 404 \r\nDate: THEN\r\nTransfer-Encoding: chunked\r\n\
+         X-Request-ID: 0123456789abcdef0123456789abcdef\r\nConnection: close\r\n\r\n"
+    );
+}
+
+#[test]
+fn only_trusted_proxies_are_believed_and_only_up_to_the_first_stranger() {
+    let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+    for (peer, forwarded_for, expected) in [
+        ("198.51.100.1", "X-Forwarded-For: 1.1.1.1\r\n", "198.51.100.1"),
+        ("10.0.0.1", "X-Forwarded-For: 1.1.1.1\r\n", "1.1.1.1"),
+        ("10.0.0.1", "X-Forwarded-For: 6.6.6.6, 1.1.1.1, 10.0.0.2\r\n", "1.1.1.1"),
+        ("10.0.0.1", "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 1.1.1.1,2001:db8::1\r\n", "1.1.1.1"),
+        ("10.0.0.1", "X-Forwarded-For: 6.6.6.6, nonsense, 10.0.0.3\r\n", "10.0.0.3"),
+        ("10.0.0.1", "X-Forwarded-For: ::ffff:1.1.1.1\r\n", "1.1.1.1"),
+        ("10.0.0.1", "X-Forwarded-For: 10.0.0.9\r\n", "10.0.0.9"),
+        ("10.0.0.1", "X-Forwarded-For: \r\n", "10.0.0.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+    ] {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{forwarded_for}\r\n");
+        let (found, _) = client(peer.parse().unwrap(), b"http", &trusted, &parsed(&head), head.as_bytes());
+        assert_eq!(found, expected.parse::<IpAddr>().unwrap(), "{peer} {forwarded_for:?}");
+    }
+}
+
+#[test]
+fn the_scheme_of_a_trusted_proxy_counts_if_it_is_one() {
+    let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+    for (peer, line, expected) in [
+        ("10.0.0.1", "X-Forwarded-Proto: https\r\n", "https"),
+        ("10.0.0.1", "X-Forwarded-Proto: gopher\r\n", "http"),
+        ("192.0.2.1", "X-Forwarded-Proto: https\r\n", "http"),
+    ] {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n");
+        let (_, scheme) = client(peer.parse().unwrap(), b"http", &trusted, &parsed(&head), head.as_bytes());
+        assert_eq!(scheme, expected.as_bytes(), "{peer} {line:?}");
+    }
+}
+
+#[test]
+fn the_longest_forwarding_lines_fit() {
+    let mut out = OutgoingHead::with_capacity(1, 1);
+    let client = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
+    push_forwarded(&Forwarded { client, scheme: b"https", request_id: ID, host: b"" }, &mut out);
+    assert!(text(&out, "").ends_with("Via: 1.1 ringfence\r\n\r\n"));
+}
