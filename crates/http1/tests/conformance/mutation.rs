@@ -111,7 +111,6 @@ struct Random {
 
 impl Random {
     fn seeded() -> Self {
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
         let seed = std::env::var("RINGFENCE_SEED").map_or_else(|_| clock(), |seed| seed.parse().unwrap());
         println!("RINGFENCE_SEED={seed}");
         Self { seed, state: seed | 1 }
@@ -121,7 +120,7 @@ impl Random {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
-        (self.state % bound as u64) as usize
+        usize::try_from(self.state % bound as u64).unwrap()
     }
 
     fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
@@ -152,4 +151,9 @@ impl Random {
             }
         }
     }
+}
+
+/// Microseconds since the epoch: another run, other mutants.
+fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros().try_into().unwrap()
 }

@@ -1,0 +1,191 @@
+//! `[limits]` and `[timeouts]`: what each means, its default, and between which values it makes sense.
+
+use std::time::Duration;
+
+use super::{
+    reader::{Schema, Table},
+    units::{GIB, KIB, MIB},
+};
+
+/// A number that may be configured.
+pub(crate) struct Bound<T> {
+    pub(crate) default: T,
+    pub(crate) min: T,
+    pub(crate) max: T,
+}
+
+/// Largest request head, from start-line to the empty line, in bytes. nginx accepts 32 KiB in all by default, so
+/// that a homeserver moved from nginx refuses nothing new. 4 KiB is what an ordinary federation request with
+/// several signatures needs; 1 MiB is what the parser's offsets are made for.
+pub(crate) const HEAD_BYTES: Bound<u64> = Bound { default: 32 * KIB, min: 4 * KIB, max: MIB };
+
+/// Most field lines in a head. Browsers send some 25, federation peers some 10; 100 is Apache's default. The
+/// parser has room for 256.
+pub(crate) const FIELD_COUNT: Bound<u64> = Bound { default: 100, min: 16, max: 256 };
+
+/// Largest request body, in bytes of content. 50 MiB is Synapse's `max_upload_size`. Below 1 KiB nobody could
+/// log in; 1 TiB means no limit.
+pub(crate) const BODY_BYTES: Bound<u64> = Bound { default: 50 * MIB, min: KIB, max: 1024 * GIB };
+
+/// Client connections of all workers together. 65 536 idle TLS connections cost some 400 MB, which a homeserver's
+/// machine has. A million is beyond what one address's ports and descriptors carry.
+pub(crate) const CONNECTIONS: Bound<u64> = Bound { default: 65_536, min: 16, max: 1_000_000 };
+
+/// Connections from one client address (IPv6: one /64). Large enough for an office or a mobile carrier behind one
+/// address, far below [`CONNECTIONS`].
+pub(crate) const CONNECTIONS_PER_ADDRESS: Bound<u64> = Bound { default: 1024, min: 1, max: 1_000_000 };
+
+/// Worker threads; 0 is one per core. More than 1024 cores are not to be had.
+pub(crate) const WORKERS: Bound<u64> = Bound { default: 0, min: 0, max: 1024 };
+
+/// From accept to the end of the TLS handshake. Ten seconds carry a full handshake over the worst mobile link.
+pub(crate) const TLS_HANDSHAKE: Bound<Duration> = Bound { default: secs(10), min: SHORTEST, max: mins(5) };
+
+/// From the first byte of a request head to its last. A head is a few segments; slow-head attacks live on more.
+pub(crate) const HEADER_READ: Bound<Duration> = Bound { default: secs(15), min: SHORTEST, max: mins(5) };
+
+/// Silence between two requests on a connection. nginx's 75 s: clients tuned to it find the same.
+pub(crate) const KEEP_ALIVE_IDLE: Bound<Duration> = Bound { default: secs(75), min: SHORTEST, max: mins(60) };
+
+/// From dialling an upstream to an established connection. It is near; more means that it is down.
+pub(crate) const UPSTREAM_CONNECT: Bound<Duration> = Bound { default: secs(3), min: SHORTEST, max: mins(1) };
+
+/// From the end of the request to the first byte of the response. Longer than any long poll, which clients ask
+/// for in minutes.
+pub(crate) const UPSTREAM_FIRST_BYTE: Bound<Duration> =
+    Bound { default: mins(5), min: SHORTEST, max: mins(60) };
+
+/// Silence between bytes of a request body. Phones lose their network for tens of seconds.
+pub(crate) const DOWNSTREAM_SILENCE: Bound<Duration> =
+    Bound { default: secs(60), min: SHORTEST, max: mins(60) };
+
+/// Silence between bytes of a response: the origin sends nothing, or the client takes nothing. Twice the
+/// client's, since a homeserver at work deserves more patience than a radio link.
+pub(crate) const UPSTREAM_SILENCE: Bound<Duration> =
+    Bound { default: secs(120), min: SHORTEST, max: mins(60) };
+
+/// How long a pooled upstream connection may rest. Below the 60 s after which Synapse closes it, so that a
+/// request seldom meets a closing connection.
+pub(crate) const UPSTREAM_IDLE: Bound<Duration> = Bound { default: secs(20), min: SHORTEST, max: mins(10) };
+
+/// Silence in both directions of a tunnel (WebSocket). Those have keep-alives of their own, in minutes.
+pub(crate) const TUNNEL_IDLE: Bound<Duration> =
+    Bound { default: mins(60), min: SHORTEST, max: mins(24 * 60) };
+
+/// How long a client that still sends after its final answer is read from, so that it reads the answer. The
+/// time in which a slow uplink empties its buffers.
+pub(crate) const LINGER: Bound<Duration> = Bound { default: secs(30), min: SHORTEST, max: mins(5) };
+
+/// How long exchanges in flight may go on after SIGTERM: the 30 s of an ordinary long poll.
+pub(crate) const DRAIN: Bound<Duration> = Bound { default: secs(30), min: SHORTEST, max: mins(60) };
+
+/// No wait is shorter: a busy machine needs that long to schedule a thread.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+const fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+const fn mins(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
+
+/// What peers may ask for. Bytes and counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// See [`HEAD_BYTES`].
+    pub(crate) head_bytes_max: u64,
+    /// See [`FIELD_COUNT`].
+    pub(crate) field_count_max: u64,
+    /// See [`BODY_BYTES`].
+    pub(crate) body_bytes_max: u64,
+    /// See [`CONNECTIONS`].
+    pub(crate) connections_max: u64,
+    /// See [`CONNECTIONS_PER_ADDRESS`].
+    pub(crate) connections_per_address_max: u64,
+}
+
+pub(crate) const LIMITS_SCHEMA: Schema = Schema {
+    heading: "[limits]",
+    keys: &[
+        "head_bytes_max",
+        "field_count_max",
+        "body_bytes_max",
+        "connections_max",
+        "connections_per_address_max",
+    ],
+};
+
+impl Limits {
+    pub(crate) fn read(table: &Table<'_>) -> Self {
+        Self {
+            head_bytes_max: table.size("head_bytes_max", &HEAD_BYTES),
+            field_count_max: table.count("field_count_max", &FIELD_COUNT),
+            body_bytes_max: table.size("body_bytes_max", &BODY_BYTES),
+            connections_max: table.count("connections_max", &CONNECTIONS),
+            connections_per_address_max: table.count("connections_per_address_max", &CONNECTIONS_PER_ADDRESS),
+        }
+    }
+}
+
+/// How long each wait may last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    /// See [`TLS_HANDSHAKE`].
+    pub(crate) tls_handshake: Duration,
+    /// See [`HEADER_READ`].
+    pub(crate) header_read: Duration,
+    /// See [`KEEP_ALIVE_IDLE`].
+    pub(crate) keep_alive_idle: Duration,
+    /// See [`UPSTREAM_CONNECT`].
+    pub(crate) upstream_connect: Duration,
+    /// See [`UPSTREAM_FIRST_BYTE`].
+    pub(crate) upstream_first_byte: Duration,
+    /// See [`DOWNSTREAM_SILENCE`].
+    pub(crate) downstream_silence: Duration,
+    /// See [`UPSTREAM_SILENCE`].
+    pub(crate) upstream_silence: Duration,
+    /// See [`UPSTREAM_IDLE`].
+    pub(crate) upstream_idle: Duration,
+    /// See [`TUNNEL_IDLE`].
+    pub(crate) tunnel_idle: Duration,
+    /// See [`LINGER`].
+    pub(crate) linger: Duration,
+    /// See [`DRAIN`].
+    pub(crate) drain: Duration,
+}
+
+pub(crate) const TIMEOUTS_SCHEMA: Schema = Schema {
+    heading: "[timeouts]",
+    keys: &[
+        "tls_handshake",
+        "header_read",
+        "keep_alive_idle",
+        "upstream_connect",
+        "upstream_first_byte",
+        "downstream_silence",
+        "upstream_silence",
+        "upstream_idle",
+        "tunnel_idle",
+        "linger",
+        "drain",
+    ],
+};
+
+impl Timeouts {
+    pub(crate) fn read(table: &Table<'_>) -> Self {
+        Self {
+            tls_handshake: table.duration("tls_handshake", &TLS_HANDSHAKE),
+            header_read: table.duration("header_read", &HEADER_READ),
+            keep_alive_idle: table.duration("keep_alive_idle", &KEEP_ALIVE_IDLE),
+            upstream_connect: table.duration("upstream_connect", &UPSTREAM_CONNECT),
+            upstream_first_byte: table.duration("upstream_first_byte", &UPSTREAM_FIRST_BYTE),
+            downstream_silence: table.duration("downstream_silence", &DOWNSTREAM_SILENCE),
+            upstream_silence: table.duration("upstream_silence", &UPSTREAM_SILENCE),
+            upstream_idle: table.duration("upstream_idle", &UPSTREAM_IDLE),
+            tunnel_idle: table.duration("tunnel_idle", &TUNNEL_IDLE),
+            linger: table.duration("linger", &LINGER),
+            drain: table.duration("drain", &DRAIN),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Upstreams: where requests go, as URLs.
+
+use std::{fmt, path::PathBuf};
+
+use ringfence_matrix::ServerName;
+
+use super::reader::{At, Table};
+
+/// The port of an `http` URL that names none (RFC 9110 §4.2.1).
+const HTTP_PORT: u16 = 80;
+
+/// Longest path of a Unix socket, in bytes: what `sockaddr_un` holds, without its final NUL (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Servers that answer the same requests; at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Upstream {
+    pub(crate) servers: Vec<At<Server>>,
+}
+
+/// One server, as configured. Names are not resolved yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// A host name or address (IPv6 without brackets) and a port.
+    Tcp { host: String, port: u16 },
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// As it stands in logs: what the configuration says, without `http://`.
+impl fmt::Display for Server {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Server::Tcp { host, port } if host.contains(':') => write!(formatter, "[{host}]:{port}"),
+            Server::Tcp { host, port } => write!(formatter, "{host}:{port}"),
+            Server::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Reads the key `upstream`, which has to be there.
+pub(crate) fn read_required(table: &Table<'_>) -> Option<Upstream> {
+    if !table.has("upstream") {
+        let message = "no `upstream`; add where requests go, as in upstream = \"http://127.0.0.1:8008\"";
+        table.note(table.place, format!("{} has {message}", table.heading()));
+        return None;
+    }
+    let texts = table.string_or_strings("upstream");
+    if texts.is_empty() && table.is_empty_list("upstream") {
+        table.note(table.place_of("upstream"), "`upstream` is empty; write at least one URL");
+    }
+    let mut servers: Vec<At<Server>> = Vec::new();
+    for text in texts {
+        match parse(text.value) {
+            Ok(server) if servers.iter().any(|known| known.value == server) => {
+                table.note(text.place, format!("upstream {server} is listed twice; remove one of them"));
+            }
+            Ok(value) => servers.push(At { value, place: text.place }),
+            Err(fault) => table.note(text.place, format!("`upstream` is {:?}: {fault}", text.value)),
+        }
+    }
+    (!servers.is_empty()).then_some(Upstream { servers })
+}
+
+/// Reads one URL; the error says what is wrong and what to do.
+fn parse(text: &str) -> Result<Server, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return parse_socket_path(path);
+    }
+    if text.starts_with("https://") {
+        return Err("upstreams over https are not supported yet; write http:// to a server on this machine or network".to_owned());
+    }
+    let Some(authority) = text.strip_prefix("http://") else {
+        return Err("the scheme is missing or unknown; write http://HOST:PORT or unix:/PATH".to_owned());
+    };
+    if let Some(end) = authority.find(['/', '?', '#']) {
+        return Err(format!(
+            "targets are passed on unchanged, so there is no path to add; write http://{}",
+            &authority[..end]
+        ));
+    }
+    if authority.contains('@') {
+        return Err("it carries a user name; remove everything up to the @".to_owned());
+    }
+    let name = ServerName::parse(authority).map_err(|error| format!("{error}; write http://HOST:PORT"))?;
+    let host = name.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok(Server::Tcp { host, port: name.port().unwrap_or(HTTP_PORT) })
+}
+
+fn parse_socket_path(path: &str) -> Result<Server, String> {
+    match path {
+        _ if !path.starts_with('/') || path.starts_with("//") => {
+            Err("the path is not absolute; write it from the root with one slash, as in unix:/run/synapse/main.sock".to_owned())
+        }
+        _ if path.len() > SOCKET_PATH_BYTES_MAX => Err(format!(
+            "the path is longer than the {SOCKET_PATH_BYTES_MAX} bytes that a socket's may have; move the socket"
+        )),
+        _ if path.contains('\0') => Err("the path has a NUL byte; remove it".to_owned()),
+        _ => Ok(Server::Unix(PathBuf::from(path))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_upstreams_are_read_and_named() {
+        for (text, name) in [
+            ("http://127.0.0.1:8008", "127.0.0.1:8008"),
+            ("http://[::1]:8008", "[::1]:8008"),
+            ("http://synapse:8008", "synapse:8008"),
+            ("http://synapse.internal", "synapse.internal:80"),
+            ("unix:/run/synapse/main.sock", "unix:/run/synapse/main.sock"),
+        ] {
+            assert_eq!(parse(text).unwrap().to_string(), name);
+        }
+        assert_eq!(parse("http://[::1]:8008"), Ok(Server::Tcp { host: "::1".to_owned(), port: 8008 }));
+    }
+
+    #[test]
+    fn what_is_no_upstream_says_what_to_write() {
+        for (text, advice) in [
+            ("https://127.0.0.1:8008", "not supported yet"),
+            ("127.0.0.1:8008", "write http://HOST:PORT"),
+            ("h2c://127.0.0.1:8008", "write http://HOST:PORT"),
+            ("", "write http://HOST:PORT"),
+            ("http://127.0.0.1:8008/", "write http://127.0.0.1:8008"),
+            ("http://127.0.0.1:8008/_matrix", "write http://127.0.0.1:8008"),
+            ("http://127.0.0.1:8008?a=b", "write http://127.0.0.1:8008"),
+            ("http://user@127.0.0.1:8008", "remove everything up to the @"),
+            ("http://", "the host is empty"),
+            ("http://127.0.0.1:99999", "from 1 to 65535"),
+            ("http://::1:8008", "in brackets"),
+            ("unix:run/x.sock", "not absolute"),
+            ("unix:///run/x.sock", "with one slash"),
+            ("unix:", "not absolute"),
+        ] {
+            let fault = parse(text).unwrap_err();
+            assert!(fault.contains(advice), "{text}: {fault}");
+        }
+        assert!(parse(&format!("unix:/{}", "a".repeat(107))).unwrap_err().contains("107 bytes"));
+    }
+}

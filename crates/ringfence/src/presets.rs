@@ -1,0 +1,240 @@
+//! From a configuration and what is known of Matrix to the plain rules of the data plane.
+//!
+//! The rules of a site, in their order: the guard before administrative paths, then the entries of
+//! [`routing`], longest path first. The guard looks behind every spelling ([`is_admin`]); those who
+//! pass it fall through to the entries.
+
+use std::{
+    error::Error,
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use ringfence_forward::{
+    limits,
+    respond::{Answer, Refusal, RefusalAnswers},
+    snapshot::{self, Action, MethodMatch, PathMatch, Rule, ServerAddress, Snapshot},
+};
+use ringfence_matrix::{CORS_FIELD_LINES, ErrorCode, JSON_FIELD_LINE, body, is_admin};
+use ringfence_tls::{Certificate, ServerConfig, server_config};
+
+use crate::{
+    config::{Config, Limits, Listener, Problem, Problems, Role, Timeouts, Upstream, UpstreamServer},
+    routing::{self, Entry, Site, Target},
+};
+
+/// Everything that the workers need. Looks up the names of upstreams on the way.
+pub(crate) fn snapshot(config: &Config, certificates: Vec<Certificate>) -> Result<Snapshot, Box<dyn Error>> {
+    let upstreams = resolve(config)?;
+    let speaks_tls = config.listeners.iter().any(|listener| listener.tls);
+    let tls = speaks_tls.then(|| server_config(certificates)).transpose()?;
+    let sites = routing::sites(config);
+    let hosts = sites
+        .iter()
+        .enumerate()
+        .flat_map(|(index, site)| site.hosts.iter().map(move |host| (host.as_bytes().into(), index)));
+    Ok(Snapshot {
+        limits: data_plane_limits(&config.limits),
+        timeouts: data_plane_timeouts(&config.timeouts),
+        listeners: config
+            .listeners
+            .iter()
+            .map(|listener| data_plane_listener(listener, tls.as_ref()))
+            .collect(),
+        upstreams,
+        hosts: hosts.collect(),
+        sites: sites.iter().map(|site| data_plane_site(config, site)).collect(),
+        strict_hosts: config.strict_hosts,
+        trusted_proxies: config.trusted_proxies.clone(),
+        refusals: vec![matrix_refusals(), plain_refusals()],
+    })
+}
+
+/// Looks up the names of all upstreams, or tells which have no address.
+pub(crate) fn resolve(config: &Config) -> Result<Vec<snapshot::Upstream>, Problems> {
+    let mut problems = Vec::new();
+    let mut upstreams = Vec::new();
+    for Upstream { servers } in routing::upstreams(config) {
+        let mut resolved = Vec::new();
+        for server in servers {
+            match server_address(&server.value) {
+                Ok(address) => resolved.push(snapshot::Server { name: server.value.to_string(), address }),
+                Err(error) => {
+                    let message =
+                        format!("upstream {} has no address: {error}; check the name", server.value);
+                    problems.push(Problem { place: server.place, message });
+                }
+            }
+        }
+        upstreams.push(snapshot::Upstream { servers: resolved });
+    }
+    if problems.is_empty() { Ok(upstreams) } else { Err(Problems::new(&config.file, problems)) }
+}
+
+fn server_address(server: &UpstreamServer) -> io::Result<ServerAddress> {
+    match server {
+        UpstreamServer::Unix(path) => Ok(ServerAddress::Unix(path.clone())),
+        UpstreamServer::Tcp { host, port } => {
+            let addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
+            match addresses.is_empty() {
+                true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no records")),
+                false => Ok(ServerAddress::Tcp(addresses)),
+            }
+        }
+    }
+}
+
+fn data_plane_listener(listener: &Listener, tls: Option<&Arc<ServerConfig>>) -> snapshot::Listener {
+    snapshot::Listener {
+        address: listener.address.value,
+        tls: tls.filter(|_| listener.tls).cloned(),
+        privileged_networks: listener.admin_from.clone(),
+        redirect: listener.role == Role::Redirect,
+    }
+}
+
+fn data_plane_site(config: &Config, site: &Site<'_>) -> snapshot::Site {
+    let mut rules = vec![admin_guard()];
+    rules.extend(site.entries.iter().flat_map(|entry| entry_rules(config, entry)));
+    snapshot::Site { rules, host: site.host.clone().into() }
+}
+
+/// Refuses administrative paths to everyone outside the listener's networks.
+fn admin_guard() -> Rule {
+    let closed = body(ErrorCode::Forbidden, "Administrative paths are closed here.");
+    Rule {
+        paths: PathMatch::Where(is_admin),
+        methods: MethodMatch::Any,
+        unprivileged_only: true,
+        action: Action::Answer(matrix_answer(403, closed)),
+        refusal_style: MATRIX_STYLE,
+        body_bytes_max: None,
+    }
+}
+
+fn entry_rules(config: &Config, entry: &Entry<'_>) -> Vec<Rule> {
+    let path = entry.path.as_bytes();
+    let (refusal_style, body_bytes_max) = match entry.target {
+        Target::Route(index) => (PLAIN_STYLE, config.routes[index].body_bytes_max),
+        _ => (MATRIX_STYLE, None),
+    };
+    let rule = |paths, methods, action| Rule {
+        paths,
+        methods,
+        unprivileged_only: false,
+        action,
+        refusal_style,
+        body_bytes_max,
+    };
+    match (entry.target, entry.target.upstream_index(config)) {
+        (_, Some(upstream)) => {
+            vec![rule(PathMatch::Prefix(path.into()), MethodMatch::Any, Action::Forward(upstream))]
+        }
+        (Target::Document(Some(document)), None) => document_answers(document)
+            .map(|(methods, answer)| rule(PathMatch::Exact(path.into()), methods, Action::Answer(answer)))
+            .into(),
+        (_, None) => {
+            let absent = matrix_answer(404, body(ErrorCode::NotFound, "There is no such document here."));
+            vec![rule(PathMatch::Exact(path.into()), MethodMatch::Any, Action::Answer(absent))]
+        }
+    }
+}
+
+/// What a discovery document answers to each method. They are for every origin (Client-Server API, "Well-known
+/// URIs"), and a preflight does nothing else ("Web Browser Clients").
+fn document_answers(document: &str) -> [(MethodMatch, Answer); 3] {
+    let preflight = Answer {
+        status: 204,
+        field_lines: Bytes::from_static(CORS_FIELD_LINES.as_bytes()),
+        content: Bytes::new(),
+    };
+    let mut refused = matrix_answer(405, body(ErrorCode::Unrecognized, "This document can only be read."));
+    refused.field_lines = [&refused.field_lines[..], b"Allow: GET, HEAD, OPTIONS\r\n"].concat().into();
+    [
+        (MethodMatch::Read, matrix_answer(200, document.to_owned())),
+        (MethodMatch::Options, preflight),
+        (MethodMatch::Any, refused),
+    ]
+}
+
+/// How errors look on Matrix paths and before the path is known: with the field lines that let a web client of
+/// another origin read them.
+const MATRIX_STYLE: usize = 0;
+
+/// How errors look on the operator's own routes: what other origins may read there is not ours to say.
+const PLAIN_STYLE: usize = 1;
+
+fn matrix_refusals() -> RefusalAnswers {
+    RefusalAnswers::new(|refusal| matrix_answer(refusal.status(), refusal_body(refusal)))
+}
+
+fn plain_refusals() -> RefusalAnswers {
+    RefusalAnswers::new(|refusal| Answer {
+        status: refusal.status(),
+        field_lines: Bytes::from_static(JSON_FIELD_LINE.as_bytes()),
+        content: refusal_body(refusal).into(),
+    })
+}
+
+fn matrix_answer(status: u16, content: String) -> Answer {
+    let field_lines = [JSON_FIELD_LINE, CORS_FIELD_LINES].concat();
+    Answer { status, field_lines: field_lines.into(), content: content.into() }
+}
+
+fn refusal_body(refusal: Refusal) -> String {
+    body(error_code(refusal), refusal.message())
+}
+
+/// The code that makes clients do the right thing. With `M_UNKNOWN` they go by the status (Client-Server API,
+/// "Standard error response").
+fn error_code(refusal: Refusal) -> ErrorCode {
+    match refusal {
+        Refusal::Unrouted | Refusal::MisdirectedHost | Refusal::NotImplemented => ErrorCode::Unrecognized,
+        Refusal::ContentTooLarge | Refusal::TargetTooLong | Refusal::HeadTooLarge => ErrorCode::TooLarge,
+        Refusal::TooManyConnections => ErrorCode::LimitExceeded,
+        Refusal::Malformed
+        | Refusal::RequestTimeout
+        | Refusal::ExpectationFailed
+        | Refusal::VersionNotSupported
+        | Refusal::Overloaded
+        | Refusal::BadGateway
+        | Refusal::GatewayTimeout
+        | Refusal::Internal => ErrorCode::Unknown,
+    }
+}
+
+fn data_plane_limits(limits: &Limits) -> limits::Limits {
+    let mut plain = limits::Limits::default();
+    plain.head.head_bytes_max = count(limits.head_bytes_max);
+    plain.head.field_count_max = count(limits.field_count_max);
+    plain.body_bytes_max = limits.body_bytes_max;
+    plain.connections_max = count(limits.connections_max);
+    plain.connections_per_address_max = count(limits.connections_per_address_max);
+    plain
+}
+
+/// Bounds of the configuration are far below this, on every machine with io_uring.
+fn count(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn data_plane_timeouts(timeouts: &Timeouts) -> limits::Timeouts {
+    limits::Timeouts {
+        tls_handshake: timeouts.tls_handshake,
+        header_read: timeouts.header_read,
+        keep_alive_idle: timeouts.keep_alive_idle,
+        upstream_connect: timeouts.upstream_connect,
+        upstream_first_byte: timeouts.upstream_first_byte,
+        downstream_silence: timeouts.downstream_silence,
+        upstream_silence: timeouts.upstream_silence,
+        upstream_idle: timeouts.upstream_idle,
+        tunnel_idle: timeouts.tunnel_idle,
+        linger: timeouts.linger,
+        drain: timeouts.drain,
+    }
+}
+
+#[cfg(test)]
+mod tests;
