@@ -54,9 +54,9 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// The next batch; `None` when all workers are gone.
+    /// The next batch; `None` after [`LogSender::end`], or when all senders are gone.
     pub fn next(&self) -> Option<Vec<u8>> {
-        self.batches.recv().ok()
+        self.batches.recv().ok().filter(|batch| !batch.is_empty())
     }
 }
 
@@ -69,6 +69,12 @@ pub struct LogSender {
 }
 
 impl LogSender {
+    /// Says that no batch follows: to be called when the workers have ended. Waits for room in the queue.
+    pub fn end(&self) {
+        // A writer that is gone has ended already.
+        let _ = self.to.send(Vec::new());
+    }
+
     /// Lines dropped because the writer did not keep up.
     pub fn lines_dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)

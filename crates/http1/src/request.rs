@@ -41,14 +41,15 @@ impl RequestHead {
     ///
     /// One empty line before the request line is skipped. After an error, [`method_span`](Self::method_span) and
     /// [`target`](Self::target) hold what could be told apart of the request line, for the log; nothing else does.
+    /// To that end it may also be called with bytes that the scan refused or that are no whole head: it fails.
     pub fn parse(&mut self, head: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
         self.clear();
-        let start = tokenise::start(head, StartLine::Request, limits)?;
+        let (window, start) = tokenise::window(head, StartLine::Request, limits);
         let mut slots = [const { MaybeUninit::uninit() }; FIELD_COUNT_CAP];
         let mut tokens = httparse::Request::new(&mut []);
-        let result = tokens.parse_with_uninit_headers(&head[start..], &mut slots[..limits.field_count()]);
+        let result = tokens.parse_with_uninit_headers(&window[start..], &mut slots[..limits.field_count()]);
         self.note_request_line(&tokens, head);
-        tokenise::verdict(result, start, head, StartLine::Request)?;
+        tokenise::verdict(result, start, head, StartLine::Request, limits)?;
         self.start_line = section::start_line(tokens.headers, start, head)?;
         self.judge_target(head, limits)?;
         let section = Section::collect(tokens.headers, head, &mut self.fields)?;

@@ -39,16 +39,16 @@ impl ResponseHead {
         limits: &HeadLimits,
     ) -> Result<(), HeadError> {
         self.clear();
-        let start = tokenise::start(head, StartLine::Status, limits)?;
+        let (window, start) = tokenise::window(head, StartLine::Status, limits);
         let mut slots = [const { MaybeUninit::uninit() }; FIELD_COUNT_CAP];
         let mut tokens = httparse::Response::new(&mut []);
         let result = httparse::ParserConfig::default().parse_response_with_uninit_headers(
             &mut tokens,
-            head,
+            window,
             &mut slots[..limits.field_count()],
         );
         self.note_status_line(&tokens);
-        tokenise::verdict(result, start, head, StartLine::Status)?;
+        tokenise::verdict(result, start, head, StartLine::Status, limits)?;
         if !(STATUS_MIN..=STATUS_MAX).contains(&self.status) {
             return Err(HeadError::StatusCode);
         }

@@ -16,32 +16,33 @@ pub(crate) enum StartLine {
     Status,
 }
 
-/// Checks a head's size and its first byte; returns where its start-line begins.
-pub(crate) fn start(head: &[u8], expected: StartLine, limits: &HeadLimits) -> Result<usize, HeadError> {
-    if head.len() > limits.head_bytes() {
-        return Err(HeadError::HeadTooLarge);
-    }
-    let start = match expected {
-        StartLine::Request if head.starts_with(b"\r\n") => 2,
-        _ => 0,
-    };
-    match head.get(start) {
-        Some(b'\r' | b'\n') => Err(line_ends(head).unwrap_or(HeadError::LeadingEmptyLine)),
-        _ => Ok(start),
+/// What the tokeniser may read of `head`, and where the start-line begins in it.
+///
+/// Of a head that is too large the front is read all the same: its start-line is wanted for the log.
+pub(crate) fn window<'b>(head: &'b [u8], expected: StartLine, limits: &HeadLimits) -> (&'b [u8], usize) {
+    let window = &head[..head.len().min(limits.head_bytes())];
+    match expected {
+        StartLine::Request if window.starts_with(b"\r\n") => (window, 2),
+        _ => (window, 0),
     }
 }
 
-/// Judges what the tokeniser returned for `head[start..]`: its end has to be the end of the head.
+/// Judges what the tokeniser returned for the window from `start` on: its end has to be the end of the head.
 pub(crate) fn verdict(
     result: httparse::Result<usize>,
     start: usize,
     head: &[u8],
     expected: StartLine,
+    limits: &HeadLimits,
 ) -> Result<(), HeadError> {
-    match result {
-        Ok(httparse::Status::Complete(len)) if start + len == head.len() => Ok(()),
-        Ok(_) => Err(line_ends(head).unwrap_or(HeadError::NotOneHead)),
-        Err(error) => Err(reason(error, head, expected)),
+    if head.len() > limits.head_bytes() {
+        return Err(HeadError::HeadTooLarge);
+    }
+    match (result, head.get(start)) {
+        (_, Some(b'\r' | b'\n')) => Err(line_ends(head).unwrap_or(HeadError::LeadingEmptyLine)),
+        (Ok(httparse::Status::Complete(len)), _) if start + len == head.len() => Ok(()),
+        (Ok(_), _) => Err(line_ends(head).unwrap_or(HeadError::NotOneHead)),
+        (Err(error), _) => Err(reason(error, head, expected)),
     }
 }
 

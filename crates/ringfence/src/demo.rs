@@ -182,7 +182,9 @@ fn trials(authority: &Path, ports: &Ports) -> Vec<Trial> {
         ),
         trial(
             "one over the limit of 50 MiB: refused before it is sent",
-            format!("head -c 60000000 /dev/zero | {curl} --data-binary @- {client}/_matrix/media/v3/upload"),
+            format!(
+                "head -c 60000000 /dev/zero | {curl} -w '\\n' --data-binary @- {client}/_matrix/media/v3/upload"
+            ),
         ),
         trial(
             "a download of 1 GB",
@@ -191,10 +193,13 @@ fn trials(authority: &Path, ports: &Ports) -> Vec<Trial> {
                  {client}/_matrix/client/v1/media/download/demo/1000000000"
             ),
         ),
-        trial("what the proxy answers itself", format!("{curl} -i {client}/.well-known/matrix/client")),
+        trial(
+            "what the proxy answers itself",
+            format!("{curl} -i -w '\\n' {client}/.well-known/matrix/client"),
+        ),
         trial(
             "admin paths are closed, however they are spelled",
-            format!("{curl} {client}/_synapse/%61dmin/v1/users"),
+            format!("{curl} -w '\\n' {client}/_synapse/%61dmin/v1/users"),
         ),
         trial("the federation port", format!("{curl} {federation}/_matrix/federation/v1/version")),
     ]

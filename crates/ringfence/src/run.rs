@@ -63,8 +63,8 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let totals = runtime.block_on(serve(started))?;
     let lines_dropped = log.as_ref().map_or(0, ringfence_forward::LogSender::lines_dropped);
-    drop(log);
-    if let Some(log_writer) = log_writer {
+    if let Some((log, log_writer)) = log.zip(log_writer) {
+        log.end();
         log_writer.finish();
     }
     tracing::info!(
@@ -196,7 +196,9 @@ fn has_no_ipv6(error: &io::Error) -> bool {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "; start as root with server.user set, or with CAP_NET_BIND_SERVICE",
+        io::ErrorKind::PermissionDenied => {
+            "; start as root with server.user set, or with CAP_NET_BIND_SERVICE"
+        }
         io::ErrorKind::AddrInUse => "; another program listens there (`ss -ltnp` names it)",
         io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
         _ => "",

@@ -23,7 +23,11 @@ fn text(out: &OutgoingHead, input: &str) -> String {
 fn sent(head: &str) -> String {
     let mut out = OutgoingHead::with_capacity(1, 1);
     let client = "192.0.2.7".parse().unwrap();
-    request(&parsed(head), &Forwarded { client, scheme: b"https", request_id: ID, host: b"hs.example" }, &mut out);
+    request(
+        &parsed(head),
+        &Forwarded { client, scheme: b"https", request_id: ID, host: b"hs.example" },
+        &mut out,
+    );
     text(&out, head)
 }
 
@@ -58,12 +62,9 @@ fn what_clients_say_of_themselves_is_removed() {
 
 #[test]
 fn absolute_form_becomes_origin_form() {
-    for (target, sent_target) in [
-        ("http://a/b%2Fc?d", "/b%2Fc?d"),
-        ("http://a", "/"),
-        ("http://a?q", "/?q"),
-        ("/plain", "/plain"),
-    ] {
+    for (target, sent_target) in
+        [("http://a/b%2Fc?d", "/b%2Fc?d"), ("http://a", "/"), ("http://a?q", "/?q"), ("/plain", "/plain")]
+    {
         let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(sent(&head), format!("GET {sent_target} HTTP/1.1\r\nHost: a\r\n{OURS}"));
     }
@@ -79,14 +80,18 @@ fn a_client_of_http_1_0_is_spoken_for_in_http_1_1() {
 #[test]
 fn a_websocket_upgrade_is_asked_for_again() {
     let head = "GET /x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let ours = "GET /x HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n".to_owned() + OURS;
+    let ours =
+        "GET /x HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n".to_owned() + OURS;
     assert_eq!(sent(head), ours);
 }
 
 #[test]
 fn chunked_is_said_again_behind_the_rest() {
     let head = "PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nX: 1\r\n\r\n";
-    assert_eq!(sent(head), "PUT /x HTTP/1.1\r\nHost: a\r\nX: 1\r\nTransfer-Encoding: chunked\r\n".to_owned() + OURS);
+    assert_eq!(
+        sent(head),
+        "PUT /x HTTP/1.1\r\nHost: a\r\nX: 1\r\nTransfer-Encoding: chunked\r\n".to_owned() + OURS
+    );
 }
 
 #[test]

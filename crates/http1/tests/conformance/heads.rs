@@ -193,6 +193,11 @@ fn a_refused_request_leaves_method_and_target_for_the_log() {
     assert_eq!(request.parse(head, &HeadLimits::default()), Err(HeadError::SpaceBeforeColon));
     assert_eq!((request.method_span().of(head), request.target().of(head)), (&b"PUT"[..], &b"/a"[..]));
     assert!(request.fields().is_empty());
+    let limits = HeadLimits { head_bytes_max: 20, ..HeadLimits::default() };
+    assert_eq!(request.parse(head, &limits), Err(HeadError::HeadTooLarge));
+    assert_eq!(request.target().of(head), b"/a");
+    assert_eq!(request.parse(b"PUT /a H", &HeadLimits::default()), Err(HeadError::NotOneHead));
+    assert_eq!(request.target().of(head), b"/a");
 }
 
 #[test]

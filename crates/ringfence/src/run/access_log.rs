@@ -16,7 +16,10 @@ pub(super) fn open(server: &Server) -> Result<Option<(LogSender, Writer)>, Strin
         AccessLog::Off => return Ok(None),
         AccessLog::Stdout => Box::new(io::stdout()),
         AccessLog::File(path) => Box::new(open_file(path).map_err(|error| {
-            format!("server.access_log: cannot open {}: {error}; its folder has to exist and be writable", path.display())
+            format!(
+                "server.access_log: cannot open {}: {error}; its folder has to exist and be writable",
+                path.display()
+            )
         })?),
     };
     let format = match server.access_log_format {
@@ -48,7 +51,7 @@ impl Writer {
         Ok(Running { thread })
     }
 
-    /// Writes until the last worker is gone. While the disk is full or the pipe closed, lines are lost and counted,
+    /// Writes until the log's end. While the disk is full or the pipe closed, lines are lost and counted,
     /// and serving goes on.
     fn write_all(mut self) {
         let mut lines_lost = 0_u64;
@@ -74,7 +77,7 @@ impl Writer {
 }
 
 impl Running {
-    /// Waits until everything handed over is written. All senders have to be gone.
+    /// Waits until everything handed over is written. The log's end has to be said before.
     pub(super) fn finish(self) {
         // Its panic was logged; there is nothing left to save.
         let _ = self.thread.join();

@@ -14,7 +14,9 @@ pub(super) fn drop_to(name: &str) -> Result<(), PrivilegeError> {
         return Ok(());
     }
     let failed = |errno| PrivilegeError { name: name.to_owned(), errno: Some(errno) };
-    let user = User::from_name(name).map_err(failed)?.ok_or(PrivilegeError { name: name.to_owned(), errno: None })?;
+    let user = User::from_name(name)
+        .map_err(failed)?
+        .ok_or(PrivilegeError { name: name.to_owned(), errno: None })?;
     setgroups(&[user.gid]).map_err(failed)?;
     setgid(user.gid).map_err(failed)?;
     setuid(user.uid).map_err(failed)?;
@@ -37,7 +39,9 @@ impl fmt::Display for PrivilegeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = &self.name;
         match self.errno {
-            None => write!(f, "server.user: there is no user {name:?}; create it (`useradd --system {name}`)"),
+            None => {
+                write!(f, "server.user: there is no user {name:?}; create it (`useradd --system {name}`)")
+            }
             Some(errno) => write!(f, "server.user: cannot become {name:?}: {errno}"),
         }
     }
