@@ -6,18 +6,21 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::pin,
+    rc::Rc,
     task::Poll,
     time::{Duration, Instant},
 };
 
 use crate::{
+    limits::TIMER_TICK,
     snapshot::ServerAddress,
+    timers::{Sleep, Timers},
     transport::{Transport, socket::Socket},
 };
 
 /// A clock, timers and upstream connections.
 #[allow(async_fn_in_trait, reason = "one thread per core: no future here has to be Send")]
-pub trait Environment: 'static {
+pub(crate) trait Environment: 'static {
     /// A connection to an upstream server.
     type Stream: Transport + 'static;
     /// Ends at an instant.
@@ -80,19 +83,36 @@ async fn race<E: Environment, F: Future>(
     .await
 }
 
-/// The real world: monoio's timers, sockets of the kernel.
-pub struct Ring;
+/// The real world: the kernel's sockets and clock, a timer wheel.
+pub(crate) struct Ring {
+    timers: Rc<Timers>,
+}
+
+impl Ring {
+    /// Starts the wheel's task; to be called on a worker's runtime.
+    pub(crate) fn start() -> Ring {
+        let timers = Rc::new(Timers::new(Instant::now()));
+        let wheel = timers.clone();
+        drop(monoio::spawn(async move {
+            loop {
+                monoio::time::sleep(TIMER_TICK).await;
+                wheel.advance(Instant::now());
+            }
+        }));
+        Ring { timers }
+    }
+}
 
 impl Environment for Ring {
     type Stream = Socket;
-    type Sleep = monoio::time::Sleep;
+    type Sleep = Sleep;
 
     fn now(&self) -> Instant {
         Instant::now()
     }
 
-    fn sleep_until(&self, at: Instant) -> Self::Sleep {
-        monoio::time::sleep_until(at.into())
+    fn sleep_until(&self, at: Instant) -> Sleep {
+        Sleep::new(self.timers.clone(), at)
     }
 
     async fn connect(&self, address: &ServerAddress) -> io::Result<Socket> {

@@ -8,13 +8,13 @@
 #![deny(unsafe_code)]
 
 pub mod buffers;
-pub mod environment;
 pub mod limits;
 pub mod respond;
 pub mod snapshot;
 pub mod transport;
 
 mod date;
+mod environment;
 mod exchange;
 mod failure;
 mod fields;
@@ -28,6 +28,7 @@ mod record;
 mod relay;
 mod request_id;
 mod route;
+mod timers;
 mod wakers;
 mod worker;
 mod workers;

@@ -160,3 +160,6 @@ pub const RING_COMPLETIONS: u32 = 16 * 1024;
 
 /// Every how many ticks a worker looks after its pools: once a second.
 pub const SWEEP_TICKS: u32 = 4;
+
+/// How exact a deadline is: it is met up to this much late. Every deadline here is at least seconds.
+pub const TIMER_TICK: Duration = Duration::from_millis(32);

@@ -13,7 +13,7 @@ use std::{
     task::Poll,
 };
 
-use ringfence_tls::SessionError;
+use ringfence_tls::{ServerConfig, SessionError};
 use socket2::{Domain, Socket as Socket2, Type};
 
 use crate::{
@@ -150,27 +150,30 @@ async fn serve_socket(worker: &Rc<Worker<Ring>>, connection: OwnedFd, address: S
     let Ok(()) = socket::prepare_accepted(&connection) else { return };
     let Ok(socket) = Socket::new(connection) else { return };
     let config = worker.live.borrow().snapshot.listeners[listener].tls.clone();
-    let mut peer = Peer { listener, address, tls: None };
-    let Some(config) = config else { return front::serve_connection(&**worker, &socket, &peer).await };
-    let Ok(client) = Tls::new(socket, config, worker.buffers.clone()) else { return };
+    let peer = Peer { listener, address, tls: None };
+    match config {
+        None => front::serve_connection(&**worker, &socket, &peer).await,
+        Some(config) => serve_tls(worker, socket, config, peer).await,
+    }
+}
+
+async fn serve_tls(worker: &Rc<Worker<Ring>>, socket: Socket, config: Arc<ServerConfig>, mut peer: Peer) {
+    // Boxed once: a future that holds it by value holds it several times over.
+    let Ok(client) = Tls::new(socket, config, worker.buffers.clone()).map(Box::new) else { return };
     let limit = worker.live.borrow().snapshot.timeouts.tls_handshake;
     // Boxed: the handshake's size is not carried through the life of the connection.
-    match within(&worker.env, limit, Box::pin(client.handshake())).await {
+    let failure = match Box::pin(within(&worker.env, limit, client.handshake())).await {
         Ok(Ok(version)) => {
             peer.tls = Some(version.as_str());
-            front::serve_connection(&**worker, &client, &peer).await;
+            return front::serve_connection(&**worker, &*client, &peer).await;
         }
-        failed => {
-            count(&worker.counters.handshakes_failed);
-            match failed {
-                Ok(Err(HandshakeError::Session(SessionError::PlainHttp))) => {
-                    tracing::debug!(peer = %address, "plain HTTP on a TLS port");
-                    tell(worker, client.inner(), Refusal::Malformed).await;
-                }
-                Ok(Err(error)) => tracing::debug!(peer = %address, ?error, "TLS handshake failed"),
-                _ => tracing::debug!(peer = %address, "TLS handshake took too long"),
-            }
-        }
+        Ok(Err(error)) => Some(error),
+        Err(_) => None,
+    };
+    count(&worker.counters.handshakes_failed);
+    tracing::debug!(peer = %peer.address, ?failure, "TLS handshake failed or took too long");
+    if let Some(HandshakeError::Session(SessionError::PlainHttp)) = failure {
+        Box::pin(tell(worker, client.inner(), Refusal::Malformed)).await;
     }
 }
 
@@ -194,5 +197,26 @@ async fn tell(worker: &Rc<Worker<Ring>>, socket: &Socket, refusal: Refusal) {
     // A new connection's send buffer takes it whole.
     if matches!(within(&worker.env, TURN_AWAY, socket.write_all(&response)).await, Ok(Ok(()))) {
         front::linger(&**worker, socket, TURN_AWAY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of;
+
+    use super::*;
+
+    fn future_size<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// The task of a connection, TLS session included; what it needs while busy is allocated when it is.
+    #[test]
+    fn the_task_of_an_idle_connection_is_small() {
+        let size = future_size(|worker: &'static Rc<Worker<Ring>>, connection, address, listener, pass| {
+            serve(worker, connection, address, listener, pass)
+        });
+        println!("connection task: {size} bytes");
+        assert!(size <= 896, "{size} bytes");
     }
 }

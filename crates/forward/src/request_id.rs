@@ -25,9 +25,10 @@ impl RequestIds {
         self.state.set(state);
         let mut id = [0; 32];
         for (half, digits) in state.into_iter().zip(id.chunks_exact_mut(16)) {
-            let mixed = mix(half);
-            for (index, digit) in digits.iter_mut().enumerate() {
-                *digit = b"0123456789abcdef"[usize::from((mixed >> (60 - 4 * index)) as u8 & 0xf)];
+            for (byte, pair) in mix(half).to_be_bytes().into_iter().zip(digits.chunks_exact_mut(2)) {
+                pair.copy_from_slice(
+                    &[byte >> 4, byte & 0xf].map(|digit| b"0123456789abcdef"[usize::from(digit)]),
+                );
             }
         }
         id

@@ -84,7 +84,6 @@ const HOST_BYTES_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::snapshot::PathMatch;
 
     #[test]

@@ -44,8 +44,8 @@ pub(crate) struct Worker<E: Environment> {
     pub(crate) turned_away: Cell<usize>,
     /// Tasks that have to hear of draining.
     pub(crate) wakers: Wakers,
-    scratches: RefCell<Vec<Box<Scratch>>>,
-    request_heads: RefCell<Vec<Box<RequestHead>>>,
+    scratches: Shelf<Scratch>,
+    request_heads: Shelf<RequestHead>,
 }
 
 /// A snapshot with what this worker keeps for it.
@@ -101,8 +101,8 @@ impl<E: Environment> Worker<E> {
             open: Cell::new(0),
             turned_away: Cell::new(0),
             wakers: Wakers::default(),
-            scratches: RefCell::default(),
-            request_heads: RefCell::default(),
+            scratches: Shelf::default(),
+            request_heads: Shelf::default(),
         })
     }
 
@@ -169,15 +169,25 @@ const OWNED_BYTES_LIKELY: usize = 256;
 /// Recycled pieces of one kind that a worker keeps: one for each of many busy connections, some 2 KiB each.
 const IDLE_MAX: usize = 1024;
 
+/// Recycled pieces; boxed, so that lending one moves a pointer.
+#[allow(clippy::vec_box, reason = "they go to and fro by the box")]
+struct Shelf<T>(RefCell<Vec<Box<T>>>);
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
 /// Something on loan from a worker; dropping it gives it back.
 pub(crate) struct Loan<'a, T> {
     item: Option<Box<T>>,
-    home: &'a RefCell<Vec<Box<T>>>,
+    home: &'a Shelf<T>,
 }
 
 impl<'a, T> Loan<'a, T> {
-    fn from(home: &'a RefCell<Vec<Box<T>>>, make: impl FnOnce() -> T) -> Self {
-        let item = home.borrow_mut().pop().unwrap_or_else(|| Box::new(make()));
+    fn from(home: &'a Shelf<T>, make: impl FnOnce() -> T) -> Self {
+        let item = home.0.borrow_mut().pop().unwrap_or_else(|| Box::new(make()));
         Loan { item: Some(item), home }
     }
 }
@@ -198,7 +208,7 @@ impl<T> DerefMut for Loan<'_, T> {
 
 impl<T> Drop for Loan<'_, T> {
     fn drop(&mut self) {
-        let mut home = self.home.borrow_mut();
+        let mut home = self.home.0.borrow_mut();
         if let Some(item) = self.item.take().filter(|_| home.len() < IDLE_MAX) {
             home.push(item);
         }

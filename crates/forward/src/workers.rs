@@ -198,7 +198,8 @@ impl Seat {
     }
 
     async fn work(&mut self, driver: &'static str) {
-        let worker = Worker::new(Ring, self.snapshot.clone(), self.log.take(), self.counters.clone());
+        let worker =
+            Worker::new(Ring::start(), self.snapshot.clone(), self.log.take(), self.counters.clone());
         for (listener, socket) in mem::take(&mut self.sockets).into_iter().enumerate() {
             match Socket::new(socket) {
                 Ok(socket) => {

@@ -78,12 +78,12 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let untouched = arrived.is_none();
         let mut scan = HeadScan::new();
         loop {
-            if let Some(part) = &arrived {
-                if let Some(length) = scan.scan(part.bytes(), limits).map_err(Failure::ResponseHead)? {
-                    head.parse(&part.bytes()[..length], self.head.method(), limits)
-                        .map_err(Failure::ResponseHead)?;
-                    return arrived.ok_or(Failure::UpstreamClosed);
-                }
+            if let Some(part) = &arrived
+                && let Some(length) = scan.scan(part.bytes(), limits).map_err(Failure::ResponseHead)?
+            {
+                head.parse(&part.bytes()[..length], self.head.method(), limits)
+                    .map_err(Failure::ResponseHead)?;
+                return arrived.ok_or(Failure::UpstreamClosed);
             }
             self.await_answer(origin).await?;
             let mut part = arrived.take().unwrap_or_else(|| self.empty_buffer());
