@@ -139,6 +139,13 @@ impl Proxy {
         read_text(&self.folder.path().join("stdout"))
     }
 
+    /// Whether a panic is in its log: one connection's fault, and a fault of the proxy.
+    #[must_use]
+    pub fn has_panicked(&self) -> bool {
+        let log = self.stderr();
+        log.contains("panicked at") || log.contains("ERROR panic")
+    }
+
     /// Waits for `count` lines of the access log and returns all that are there.
     #[must_use]
     pub fn access_log(&self, count: usize) -> Vec<String> {
@@ -167,7 +174,7 @@ impl Drop for Proxy {
         let _ = self.child.kill();
         let status = self.child.wait();
         let ended_early = status.is_ok_and(|status| status.signal().is_none() && !status.success());
-        let panicked = self.stderr().contains("panicked at");
+        let panicked = self.has_panicked();
         if thread::panicking() || ended_early || panicked {
             eprintln!("--- the proxy's configuration:\n{}", read_text(&self.folder.path().join(CONFIG)));
             eprintln!("--- the proxy's standard error:\n{}", self.stderr());

@@ -39,7 +39,9 @@ fn sigterm_lets_a_long_poll_finish_and_closes_what_is_idle() {
         idle.expect_close();
         never_used.expect_close();
         assert!(begun.elapsed() < 800 * MS, "idle connections were closed after {:?}", begun.elapsed());
-        assert!(Client::try_connect(proxy.address).is_err(), "the listener still accepts");
+        ringfence_tests::wait_until("the listener's close", 800 * MS, || {
+            Client::try_connect(proxy.address).is_err()
+        });
 
         let response = busy.response();
         assert_eq!(response.text(), "whole");
@@ -109,7 +111,8 @@ fn smoke(proxy: &Proxy) {
 fn each_driver_says_its_name_and_serves() {
     for driver in ["uring", "epoll"] {
         let origin = Origin::serving(|request| message::ok(&request.body));
-        let mut proxy = Proxy::to(&origin).tls().workers(2).env("RINGFENCE_DRIVER", driver).start();
+        let proxy = Proxy::to(&origin).tls().workers(2).server("log = \"debug\"");
+        let mut proxy = proxy.env("RINGFENCE_DRIVER", driver).start();
         smoke(&proxy);
         assert!(proxy.stop().status.success());
         let log = proxy.stderr();

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ringfence_tests::message;
 use ringfence_tests::wire::End;
-use ringfence_tests::{MS, Origin, Proxy, SECOND, pause};
+use ringfence_tests::{KIB, MIB, MS, Origin, Proxy, SECOND, pattern, pause};
 
 const GET: &str = "GET /_matrix/x HTTP/1.1\r\nHost: matrix.example.com\r\n\r\n";
 const POST: &str = "POST /_matrix/x HTTP/1.1\r\nHost: matrix.example.com\r\nContent-Length: 4\r\n\r\nbody";
@@ -25,6 +25,20 @@ fn one_connection_carries_many_requests_on_both_sides() {
         assert!(!response.head.lists("connection", "close"));
     }
     assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn an_upstream_connection_is_used_again_after_large_bodies() {
+    for (method, up, down) in [("GET", 0, 300 * KIB), ("POST", 300 * KIB, 1), ("PUT", 2 * MIB, 2 * MIB)] {
+        let origin = Origin::serving(move |_| message::ok(pattern(down)));
+        let proxy = Proxy::to(&origin).start();
+        let mut client = proxy.client();
+        let head = format!("{method} /_matrix/x HTTP/1.1\r\nHost: a\r\nContent-Length: {up}\r\n\r\n");
+        for _ in 0..4 {
+            assert_eq!(client.request([head.as_bytes(), &pattern(up)].concat()).body.len(), down);
+        }
+        assert_eq!(origin.connections(), 1, "{method} with {up} bytes up and {down} down");
+    }
 }
 
 #[test]

@@ -98,8 +98,12 @@ fn sixty_targets_arrive_byte_for_byte() {
         let response = client.get(target);
         assert_eq!((response.status(), response.text().as_str()), (200, *target));
     }
-    let sent: Vec<String> = TARGETS.iter().map(|target| format!("GET {target} HTTP/1.1")).collect();
-    assert_eq!(origin.request_lines(), sent);
+    let mut sent: Vec<String> = TARGETS.iter().map(|target| format!("GET {target} HTTP/1.1")).collect();
+    let mut arrived = origin.request_lines();
+    // The route has connections of its own, so the order says nothing.
+    sent.sort();
+    arrived.sort();
+    assert_eq!(arrived, sent);
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn strict_hosts_refuse_a_host_that_nobody_claims() {
     let mut client = proxy.client();
     assert_eq!(ask(&mut client, "matrix.example.com", "/_matrix/x").status(), 200);
     for host in ["unknown.example.net", "127.0.0.1:8448", "xmatrix.example.com"] {
-        assert_error(&ask(&mut proxy.client(), host, "/_matrix/x"), 421, "M_UNKNOWN");
+        assert_error(&ask(&mut proxy.client(), host, "/_matrix/x"), 421, "M_UNRECOGNIZED");
     }
     assert_eq!(origin.received().concat().matches("GET ").count(), 1);
 }

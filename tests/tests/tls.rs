@@ -66,7 +66,7 @@ fn peers_without_a_known_name_get_the_first_certificate() {
 
     let refused = Client::tls_with(proxy.address, "unknown.example.net", Arc::new(config(&TLS13)));
     assert!(
-        refused.unwrap_err().contains("NotValidForName"),
+        refused.unwrap_err().contains("not valid for name"),
         "the first certificate is shown, and does not match"
     );
 }

@@ -29,6 +29,9 @@ pub(crate) trait Environment: 'static {
     /// The present.
     fn now(&self) -> Instant;
 
+    /// The present, as of the last turn of the timers: good enough for deadlines, and free.
+    fn recently(&self) -> Instant;
+
     /// A timer that ends at `at`.
     fn sleep_until(&self, at: Instant) -> Self::Sleep;
 
@@ -49,7 +52,7 @@ pub(crate) async fn within<E: Environment, F: Future>(
     duration: Duration,
     future: F,
 ) -> Result<F::Output, Elapsed> {
-    race(env, future, || env.now() + duration).await
+    race(env, future, || env.recently() + duration).await
 }
 
 /// Waits for `future`, but not beyond `at`.
@@ -109,6 +112,10 @@ impl Environment for Ring {
 
     fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    fn recently(&self) -> Instant {
+        self.timers.recently()
     }
 
     fn sleep_until(&self, at: Instant) -> Sleep {

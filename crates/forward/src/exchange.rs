@@ -188,6 +188,8 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         let mut pooled_allowed = true;
         loop {
             let link = self.connect(upstream, pooled_allowed).await?;
+            // A pooled connection is at hand at once.
+            self.progress.asked_at.set(Some(if link.pooled { self.started } else { self.worker.env.now() }));
             self.progress.server.set(Some((upstream, link.server)));
             match self.converse(inbox, &link.stream, content_max, host).await {
                 Ok(Answered::Upgraded(leftover)) => {
@@ -235,9 +237,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         );
         let forwarded = Forwarded { client, scheme, request_id: &self.request_id, host };
         fields::request(self.head, &forwarded, &mut scratch.request);
-        let now = self.worker.env.now();
-        self.progress.asked_at.set(Some(now));
-        self.progress.uploaded_at.set(Some(now));
+        self.progress.uploaded_at.set(Some(self.worker.env.recently()));
         let scratch = &mut *scratch;
         let mut upload = pin!(self.upload(inbox, origin, &scratch.request, content_max));
         let mut download = pin!(self.download(origin, &mut scratch.response_head, &mut scratch.response));
@@ -261,7 +261,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         let env = &self.worker.env;
         let (pool, servers) = (&self.live.pools[upstream], &self.live.snapshot.upstreams[upstream].servers);
         let mut failure = Failure::ConnectFailed;
-        for server in pool.order(env.now()) {
+        for server in pool.order(env.recently()) {
             while let Some(stream) = pool.check_out(server).filter(|_| pooled_allowed) {
                 if self.is_usable(&stream) {
                     return Ok(Link { stream, server, pooled: true });
@@ -279,7 +279,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
                 }
                 Err(_) => failure = Failure::ConnectTimeout,
             }
-            pool.record_failure(server, env.now());
+            pool.record_failure(server, env.recently());
         }
         Err(failure)
     }

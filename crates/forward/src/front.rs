@@ -188,7 +188,7 @@ async fn read_more<E: Environment>(
             // Never full: the scan refuses a head of that size.
             return More::Late;
         }
-        let at = *deadline.get_or_insert_with(|| worker.env.now() + live.snapshot.timeouts.header_read);
+        let at = *deadline.get_or_insert_with(|| worker.env.recently() + live.snapshot.timeouts.header_read);
         if before(&worker.env, at, client.readable()).await.is_err() {
             return More::Late;
         }
@@ -225,7 +225,7 @@ pub(crate) async fn linger<E: Environment>(
     client: &impl Transport,
     linger_max: Duration,
 ) {
-    let (env, deadline) = (&worker.env, worker.env.now() + linger_max);
+    let (env, deadline) = (&worker.env, worker.env.recently() + linger_max);
     let mut forget = pin!(async {
         if client.close_write().await.is_err() {
             return;

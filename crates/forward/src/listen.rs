@@ -162,12 +162,14 @@ async fn serve_tls(worker: &Rc<Worker<Ring>>, socket: Socket, config: Arc<Server
     let Ok(client) = Tls::new(socket, config, worker.buffers.clone()).map(Box::new) else { return };
     let limit = worker.live.borrow().snapshot.timeouts.tls_handshake;
     // Boxed: the handshake's size is not carried through the life of the connection.
-    let failure = match Box::pin(within(&worker.env, limit, client.handshake())).await {
-        Ok(Ok(version)) => {
+    let handshake = Box::pin(within(&worker.env, limit, worker.unless_draining(client.handshake())));
+    let failure = match handshake.await {
+        Ok(None) => return,
+        Ok(Some(Ok(version))) => {
             peer.tls = Some(version.as_str());
             return front::serve_connection(&**worker, &*client, &peer).await;
         }
-        Ok(Err(error)) => Some(error),
+        Ok(Some(Err(error))) => Some(error),
         Err(_) => None,
     };
     count(&worker.counters.handshakes_failed);

@@ -72,7 +72,9 @@ impl<S> Pool<S> {
     /// Drops the connections that are idle for `idle_max` or that `is_dead`.
     pub(crate) fn sweep(&self, now: Instant, idle_max: Duration, mut is_dead: impl FnMut(&S) -> bool) {
         for server in &self.servers {
-            server.idle.borrow_mut().retain(|idle| now - idle.since < idle_max && !is_dead(&idle.stream));
+            server.idle.borrow_mut().retain(|idle| {
+                now.saturating_duration_since(idle.since) < idle_max && !is_dead(&idle.stream)
+            });
         }
     }
 

@@ -3,13 +3,15 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::{Future, poll_fn},
     ops::{Deref, DerefMut},
+    pin::pin,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use ringfence_http1::{OutgoingHead, RequestHead, ResponseHead};
@@ -115,17 +117,29 @@ impl<E: Environment> Worker<E> {
         self.wakers.wake_all();
     }
 
+    /// Waits for `future`, but gives it up when the worker drains.
+    pub(crate) async fn unless_draining<F: Future>(&self, future: F) -> Option<F::Output> {
+        let _registration = self.wakers.register().await;
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.draining.get() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
     /// Keeps an upstream connection for the next request. Its wait begins now and guards it: when the origin closes,
     /// the next sweep drops it, or the next request passes it over.
     pub(crate) fn check_in(&self, pool: &Pool<E::Stream>, server: usize, stream: E::Stream) {
         if stream.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending() {
-            pool.check_in(server, stream, self.env.now());
+            pool.check_in(server, stream, self.env.recently());
         }
     }
 
     /// Drops pooled connections that the origin closed or nobody needed.
     pub(crate) fn sweep(&self) {
-        let (live, now) = (self.live.borrow().clone(), self.env.now());
+        let (live, now) = (self.live.borrow().clone(), self.env.recently());
         for pool in &live.pools {
             pool.sweep(now, live.snapshot.timeouts.upstream_idle, |stream| {
                 stream.poll_readable(&mut Context::from_waker(Waker::noop())).is_ready()

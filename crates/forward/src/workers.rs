@@ -237,7 +237,7 @@ impl Seat {
                 worker.drain();
             }
         }
-        let deadline = worker.env.now() + worker.live.borrow().snapshot.timeouts.drain;
+        let deadline = worker.env.recently() + worker.live.borrow().snapshot.timeouts.drain;
         let empty = async {
             while worker.open.get() > 0 {
                 monoio::time::sleep(DRAIN_LOOK).await;

@@ -37,6 +37,9 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     start_tracing(&config.server)?;
     log_panics();
     raise_descriptor_limit(&config);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // First of all, so that no signal finds a process that is half started and dies of it.
+    let signals = runtime.block_on(async { Signals::new() })?;
 
     let certificates = certificates::load(&config)?;
     for certificate in &certificates {
@@ -60,8 +63,7 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     }
     tracing::info!(workers, version = env!("CARGO_PKG_VERSION"), "serving");
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let totals = runtime.block_on(serve(started))?;
+    let totals = runtime.block_on(serve(started, signals))?;
     let lines_dropped = log.as_ref().map_or(0, ringfence_forward::LogSender::lines_dropped);
     if let Some((log, log_writer)) = log.zip(log_writer) {
         log.end();
@@ -79,16 +81,40 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     if totals.panicked { Err("a worker ended by a panic, see the log".into()) } else { Ok(()) }
 }
 
+/// What the world tells a process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// A terminal that closes, or a reload by habit, must not end a server.
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Takes them over from now on. Needs a runtime around it.
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => (),
+        }
+    }
+}
+
 /// Waits for the signal to end, drains, and waits for that. A second signal ends it at once.
-async fn serve(mut workers: Workers) -> io::Result<Totals> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    // A terminal that closes, or a reload by habit, must not end a server.
-    let mut hang_up = signal(SignalKind::hangup())?;
+async fn serve(mut workers: Workers, mut signals: Signals) -> io::Result<Totals> {
     let mut look = time::interval(WORKERS_LOOK);
     loop {
         tokio::select! {
-            () = either(&mut terminate, &mut interrupt) => break,
-            _ = hang_up.recv() => tracing::warn!("SIGHUP: reloading is not implemented yet; restart to change the configuration"),
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hang_up.recv() => tracing::warn!("SIGHUP: reloading is not implemented yet; restart to change the configuration"),
             _ = look.tick() => if workers.has_lost_one() { break },
         }
     }
@@ -98,14 +124,7 @@ async fn serve(mut workers: Workers) -> io::Result<Totals> {
     thread::spawn(move || done.send(workers.join()));
     tokio::select! {
         totals = totals => totals.map_err(io::Error::other),
-        () = either(&mut terminate, &mut interrupt) => Err(io::Error::other("ended by a second signal while draining")),
-    }
-}
-
-async fn either(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => (),
-        _ = other.recv() => (),
+        () = signals.end() => Err(io::Error::other("ended by a second signal while draining")),
     }
 }
 

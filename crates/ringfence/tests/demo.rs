@@ -50,9 +50,8 @@ fn an_interrupt_ends_the_demo_and_leaves_nothing_behind() {
 
 /// What follows `before` in the first line that holds it.
 fn value_after(lines: &mut Lines<impl BufRead>, before: &str) -> String {
-    let mut value =
-        lines.find_map(|line| line.unwrap().split_once(before).map(|(_, after)| after.to_owned()));
-    value.take().unwrap_or_else(|| panic!("it ended without a line that holds {before:?}"))
+    let value = lines.map_while(Result::ok).find_map(|line| Some(line.split_once(before)?.1.to_owned()));
+    value.unwrap_or_else(|| panic!("it ended without a line that holds {before:?}"))
 }
 
 /// Waits until the process has closed its output.

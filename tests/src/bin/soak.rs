@@ -103,10 +103,10 @@ fn judge(start: Sample, end: Sample, mut faults: Vec<String>, mut proxy: Proxy) 
     check(end.descriptors <= start.descriptors, format!("descriptors did not return: {start} became {end}"));
     check(end.resident_kib <= start.allowance_kib(), format!("memory did not return: {start} became {end}"));
     check(
-        proxy.client().get("/_matrix/small").status() == 200,
+        proxy.tls_client().get("/_matrix/small").status() == 200,
         "the proxy does not answer any more".to_owned(),
     );
-    check(!proxy.stderr().contains("panic"), format!("the proxy panicked:\n{}", proxy.stderr()));
+    check(!proxy.has_panicked(), format!("the proxy panicked:\n{}", proxy.stderr()));
     check(proxy.stop().status.success(), "the proxy does not end in order".to_owned());
     faults.iter().take(FAULTS_SHOWN_MAX).for_each(|fault| println!("FAULT {fault}"));
     println!("{passed} passed, {} failed", faults.len());

@@ -20,7 +20,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     /// Moves bytes until both sides have closed, one has failed, or neither has sent for `tunnel_idle`. One side's
     /// closing is passed on; the other direction lives on. The two arguments are what has arrived already.
     pub(super) async fn tunnel(&self, origin: &E::Stream, from_client: &[u8], from_origin: &[u8]) {
-        let moved_at = Cell::new(self.worker.env.now());
+        let moved_at = Cell::new(self.worker.env.recently());
         let mut up = pin!(self.carry(self.client, origin, from_client, &moved_at, &self.progress.bytes_in));
         let mut down =
             pin!(self.carry(origin, self.client, from_origin, &moved_at, &self.progress.bytes_out));
@@ -76,7 +76,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             )
             .await?;
             count.set(count.get() + read as u64);
-            moved_at.set(env.now());
+            moved_at.set(env.recently());
         }
     }
 }

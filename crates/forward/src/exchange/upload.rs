@@ -64,7 +64,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             };
             let on_content = |content| {
                 progress.bytes_in.set(progress.bytes_in.get() + content);
-                progress.uploaded_at.set(Some(worker.env.now()));
+                progress.uploaded_at.set(Some(worker.env.recently()));
             };
             let (env, buffers) = (&worker.env, &worker.buffers);
             let leftover =
@@ -74,7 +74,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             inbox.append(buffers, leftover.bytes(), self.inbox_bytes_max());
             progress.request_length.set(Some(head_len));
         }
-        progress.uploaded_at.set(Some(worker.env.now()));
+        progress.uploaded_at.set(Some(worker.env.recently()));
         progress.request_sent.set(true);
         Ok(())
     }

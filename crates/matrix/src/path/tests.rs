@@ -1,5 +1,7 @@
 //! [`is_admin`] against lists of spellings, and against a naive enumeration of the ways to read a path.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 #[test]
@@ -130,7 +132,7 @@ fn every_reading_of_random_paths_is_covered() {
     let seed = 0x5eed_0012;
     println!("seed {seed:#x}");
     let mut random = Random(seed);
-    for _ in 0..5_000 {
+    for _ in 0..20_000 {
         let mut path = Vec::new();
         for _ in 0..random.below(14) {
             path.extend_from_slice(TOKENS[random.below(TOKENS.len())].as_bytes());
@@ -144,7 +146,7 @@ fn the_sieve_only_passes_what_the_walk_passes() {
     let seed = 0x5eed_0013;
     println!("seed {seed:#x}");
     let mut random = Random(seed);
-    for _ in 0..200_000 {
+    for _ in 0..50_000 {
         let mut path = b"/_matrix/".to_vec();
         for _ in 0..random.below(12) {
             path.extend_from_slice(TOKENS[random.below(TOKENS.len())].as_bytes());
@@ -190,7 +192,7 @@ const TOKENS: [&str; 24] = [
 /// If some reading finds an administrative path, so must we; and where we do, a reading must, or the path climbs or has backslashes.
 fn check_against_readings(path: &[u8]) {
     let text = String::from_utf8_lossy(path);
-    let by_reading = readings(path).any(|reading| is_plainly_admin(&reading));
+    let by_reading = readings(path).iter().any(|reading| is_plainly_admin(reading));
     let ours = is_admin(path);
     assert!(ours || !by_reading, "a reading of {text} is administrative");
     let ambiguous = (0..3).any(|times| {
@@ -208,53 +210,56 @@ fn is_plainly_admin(path: &[u8]) -> bool {
     })
 }
 
-/// Every combination of decoding, dropping, separating, cutting, merging and resolving.
-fn readings(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    (0..3u32 << 6).map(|choice| {
-        let chosen = |bit: u32| choice >> bit & 1 == 1;
-        let mut path = decode_times(path, choice >> 6);
-        if chosen(0) {
-            // Not NUL, which ends a string of C.
-            path.retain(|byte| *byte > b' ' || *byte == 0);
-        }
-        if chosen(1) {
-            path.iter_mut().filter(|byte| **byte == b'\\').for_each(|byte| *byte = b'/');
-        }
-        if chosen(2) {
-            let end = path.iter().position(|byte| matches!(byte, b'?' | b'#' | 0)).unwrap_or(path.len());
-            path.truncate(end);
-        }
-        let mut segments: Vec<Vec<u8>> = path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
-        if chosen(3) {
-            for segment in &mut segments {
-                let ends = |byte: &u8| matches!(byte, b';' | b'?' | b'#' | 0);
-                let end = segment.iter().position(ends).unwrap_or(segment.len());
-                segment.truncate(end);
-            }
-        }
-        if chosen(4) {
-            segments.retain(|segment| !segment.is_empty());
-            segments.insert(0, Vec::new());
-        }
-        if chosen(5) {
-            segments = resolve(&segments);
-            segments.retain(|segment| !segment.is_empty());
-            segments.insert(0, Vec::new());
-        }
-        segments.join(&b'/')
-    })
+/// What a path may mean: after no, one or two decodings, and after each of these steps or without it.
+fn readings(path: &[u8]) -> BTreeSet<Vec<u8>> {
+    let mut readings: BTreeSet<_> = (0..3).map(|times| decode_times(path, times)).collect();
+    for step in
+        [drop_blanks, separate_at_backslashes, end_at_query, cut_segments, merge_slashes, resolve_dots]
+    {
+        let changed: Vec<_> = readings.iter().map(|reading| step(reading)).collect();
+        readings.extend(changed);
+    }
+    readings
 }
 
-fn resolve(segments: &[Vec<u8>]) -> Vec<Vec<u8>> {
+/// NUL stays: it ends a string of C.
+fn drop_blanks(path: &[u8]) -> Vec<u8> {
+    path.iter().copied().filter(|byte| *byte > b' ' || *byte == 0).collect()
+}
+
+fn separate_at_backslashes(path: &[u8]) -> Vec<u8> {
+    path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect()
+}
+
+fn end_at_query(path: &[u8]) -> Vec<u8> {
+    path.split(|byte| matches!(byte, b'?' | b'#' | 0)).next().unwrap().to_vec()
+}
+
+fn cut_segments(path: &[u8]) -> Vec<u8> {
+    let ends = |byte: &u8| matches!(byte, b';' | b'?' | b'#' | 0);
+    let segments: Vec<_> =
+        path.split(|byte| *byte == b'/').map(|segment| segment.split(ends).next().unwrap()).collect();
+    segments.join(&b'/')
+}
+
+fn merge_slashes(path: &[u8]) -> Vec<u8> {
+    rooted(path.split(|byte| *byte == b'/'))
+}
+
+fn resolve_dots(path: &[u8]) -> Vec<u8> {
     let mut resolved = Vec::new();
-    for segment in segments {
-        match segment.as_slice() {
+    for segment in path.split(|byte| *byte == b'/') {
+        match segment {
             b"." => {}
             b".." => drop(resolved.pop()),
-            other => resolved.push(other.to_vec()),
+            other => resolved.push(other),
         }
     }
-    resolved
+    rooted(resolved.into_iter())
+}
+
+fn rooted<'a>(segments: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    segments.filter(|segment| !segment.is_empty()).flat_map(|segment| [b"/", segment].concat()).collect()
 }
 
 fn decode_times(path: &[u8], times: u32) -> Vec<u8> {

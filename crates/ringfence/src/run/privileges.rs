@@ -1,13 +1,13 @@
 //! Giving up root.
 
-use std::fmt;
+use std::{ffi::CString, fmt};
 
 use nix::{
     errno::Errno,
-    unistd::{Uid, User, geteuid, setgid, setgroups, setuid},
+    unistd::{Uid, User, geteuid, initgroups, setgid, setuid},
 };
 
-/// Becomes `name` for good, with that user's own group alone. Does nothing when not started as root.
+/// Becomes `name` for good, with that user's groups. Does nothing when not started as root.
 pub(super) fn drop_to(name: &str) -> Result<(), PrivilegeError> {
     if !geteuid().is_root() {
         tracing::warn!(user = name, "not started as root: server.user has no effect");
@@ -17,7 +17,8 @@ pub(super) fn drop_to(name: &str) -> Result<(), PrivilegeError> {
     let user = User::from_name(name)
         .map_err(failed)?
         .ok_or(PrivilegeError { name: name.to_owned(), errno: None })?;
-    setgroups(&[user.gid]).map_err(failed)?;
+    let login = CString::new(name).map_err(|_| failed(Errno::EINVAL))?;
+    initgroups(&login, user.gid).map_err(failed)?;
     setgid(user.gid).map_err(failed)?;
     setuid(user.uid).map_err(failed)?;
     // There must be no way back.
