@@ -31,14 +31,14 @@ use ringfence_http1::{BodyFraming, RequestHead};
 use crate::{
     environment::{Environment, within},
     failure::Failure,
-    fields::{self, Forwarded},
+    fields::{self, Client, Forwarded},
     inbox::Inbox,
     peer::Peer,
     record::Record,
     request_id::RequestId,
     respond::Refusal,
     route::{self, Routed},
-    snapshot::Action,
+    snapshot::{Action, Rule},
     transport::Transport,
     worker::{Live, Worker},
 };
@@ -135,14 +135,15 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         if self.head.framing().is_empty() {
             self.progress.request_length.set(Some(self.head.head_len()));
         }
-        let routed =
-            route::lookup(&self.live.snapshot, listener, self.peer.address.ip(), self.head, head_bytes);
-        let next = match routed {
+        let snapshot = &self.live.snapshot;
+        let (peer, trusted) = (self.peer, &snapshot.trusted_proxies);
+        let client = fields::client(peer.address.ip(), peer.scheme(), trusted, self.head, head_bytes);
+        let next = match route::lookup(snapshot, listener, client.address, self.head, head_bytes) {
+            _ if listener.redirect => self.redirect(head_bytes).await,
             Err(refusal) => self.refuse(refusal, 0).await,
-            Ok(Routed { site, .. }) if listener.redirect => self.redirect(head_bytes, &site.host).await,
             Ok(Routed { rule, site }) => match &rule.action {
                 Action::Answer(answer) => self.answer(answer).await,
-                Action::Forward(upstream) => self.forward(inbox, *upstream, rule, &site.host).await,
+                Action::Forward(upstream) => self.forward(inbox, *upstream, rule, client, &site.host).await,
             },
         };
         self.record(inbox.bytes(), next);
@@ -154,14 +155,16 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         &self,
         inbox: &mut Inbox,
         upstream: usize,
-        rule: &crate::snapshot::Rule,
+        rule: &Rule,
+        client: Client,
         host: &[u8],
     ) -> Next {
         let content_max = rule.body_bytes_max.unwrap_or(self.live.snapshot.limits.body_bytes_max);
         if matches!(self.head.framing(), BodyFraming::Length(length) if length > content_max) {
             return self.refuse(Refusal::ContentTooLarge, rule.refusal_style).await;
         }
-        match self.converse_with_one(inbox, upstream, content_max, host).await {
+        let forwarded = Forwarded { client, request_id: &self.request_id, host };
+        match self.converse_with_one(inbox, upstream, content_max, &forwarded).await {
             Ok(close) => self.next(close),
             Err(failure) => self.fail(failure, rule.refusal_style).await,
         }
@@ -183,7 +186,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         inbox: &mut Inbox,
         upstream: usize,
         content_max: u64,
-        host: &[u8],
+        forwarded: &Forwarded<'_>,
     ) -> Result<Option<&'static str>, Failure> {
         let mut pooled_allowed = true;
         loop {
@@ -191,7 +194,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             // A pooled connection is at hand at once.
             self.progress.asked_at.set(Some(if link.pooled { self.started } else { self.worker.env.now() }));
             self.progress.server.set(Some((upstream, link.server)));
-            match self.converse(inbox, &link.stream, content_max, host).await {
+            match self.converse(inbox, &link.stream, content_max, forwarded).await {
                 Ok(Answered::Upgraded(leftover)) => {
                     let ours = self.progress.request_length.get().unwrap_or(self.head.head_len());
                     self.tunnel(&link.stream, &inbox.bytes()[ours..], leftover.bytes()).await;
@@ -223,24 +226,11 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         inbox: &mut Inbox,
         origin: &E::Stream,
         content_max: u64,
-        host: &[u8],
+        forwarded: &Forwarded<'_>,
     ) -> Result<Answered, Failure> {
-        let mut scratch = self.worker.scratch();
-        let snapshot = &self.live.snapshot;
-        let head_bytes = &inbox.bytes()[..self.head.head_len()];
-        let (client, scheme) = fields::client(
-            self.peer.address.ip(),
-            self.peer.scheme(),
-            &snapshot.trusted_proxies,
-            self.head,
-            head_bytes,
-        );
-        let forwarded = Forwarded { client, scheme, request_id: &self.request_id, host };
-        fields::request(self.head, &forwarded, &mut scratch.request);
         self.progress.uploaded_at.set(Some(self.worker.env.recently()));
-        let scratch = &mut *scratch;
-        let mut upload = pin!(self.upload(inbox, origin, &scratch.request, content_max));
-        let mut download = pin!(self.download(origin, &mut scratch.response_head, &mut scratch.response));
+        let mut upload = pin!(self.upload(inbox, origin, forwarded, content_max));
+        let mut download = pin!(self.download(origin));
         let mut uploading = true;
         poll_fn(|cx| {
             if uploading {

@@ -11,30 +11,34 @@ use ringfence_http1::{
 
 use crate::{request_id::RequestId, snapshot::contains};
 
+/// Who made a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Client {
+    pub(crate) address: IpAddr,
+    /// `http` or `https`.
+    pub(crate) scheme: &'static [u8],
+}
+
 /// What the origin is told of the client.
 pub(crate) struct Forwarded<'a> {
-    pub(crate) client: IpAddr,
-    pub(crate) scheme: &'a [u8],
+    pub(crate) client: Client,
     pub(crate) request_id: &'a RequestId,
     /// Sent as `Host` when the client (HTTP/1.0) named none.
     pub(crate) host: &'a [u8],
 }
 
-/// The client's address and scheme: what the peer is, or what a trusted proxy says of its own client.
+/// The client: what the peer is, or what a trusted proxy says of its own client.
 ///
 /// `X-Forwarded-For` is walked from the right past trusted addresses, so that nothing a client invents counts.
-pub(crate) fn client<'b>(
+pub(crate) fn client(
     peer: IpAddr,
     scheme: &'static [u8],
     trusted: &[IpNet],
     head: &RequestHead,
-    head_bytes: &'b [u8],
-) -> (IpAddr, &'b [u8])
-where
-    'static: 'b,
-{
+    head_bytes: &[u8],
+) -> Client {
     if !contains(trusted, peer) {
-        return (peer, scheme);
+        return Client { address: peer, scheme };
     }
     let values = |known| {
         head.fields()
@@ -43,16 +47,16 @@ where
             .filter(move |line| line.known == known)
             .map(|line| line.value.of(head_bytes))
     };
-    let mut client = peer;
+    let mut address = peer;
     for element in values(KnownField::XForwardedFor).flat_map(|value| value.rsplit(|byte| *byte == b',')) {
         // What cannot be read ends the walk: whatever stands left of it is hearsay.
-        let Some(address) =
+        let Some(next) =
             std::str::from_utf8(element).ok().and_then(|text| text.trim().parse::<IpAddr>().ok())
         else {
             break;
         };
-        client = address.to_canonical();
-        if !contains(trusted, client) {
+        address = next.to_canonical();
+        if !contains(trusted, address) {
             break;
         }
     }
@@ -61,7 +65,7 @@ where
         Some(value) if value.eq_ignore_ascii_case(b"http") => &b"http"[..],
         _ => scheme,
     };
-    (client, scheme)
+    Client { address, scheme }
 }
 
 /// Builds the head to send to the origin.
@@ -114,8 +118,8 @@ fn push_forwarded(forwarded: &Forwarded<'_>, out: &mut OutgoingHead) {
     let mut lines = [0; FORWARDED_BYTES_MAX];
     let mut rest = &mut lines[..];
     // The array holds the longest address; nothing here can fail.
-    let _ = write!(rest, "X-Forwarded-For: {}\r\nX-Forwarded-Proto: ", forwarded.client);
-    let _ = rest.write_all(forwarded.scheme);
+    let _ = write!(rest, "X-Forwarded-For: {}\r\nX-Forwarded-Proto: ", forwarded.client.address);
+    let _ = rest.write_all(forwarded.client.scheme);
     let _ = rest.write_all(b"\r\nX-Request-ID: ");
     let _ = rest.write_all(forwarded.request_id);
     let _ = rest.write_all(b"\r\nVia: 1.1 ringfence\r\n\r\n");

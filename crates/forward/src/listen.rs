@@ -63,6 +63,8 @@ pub(crate) async fn accept_loop(worker: Rc<Worker<Ring>>, gate: Arc<Gate>, socke
             Poll::Pending => Poll::Pending,
         });
         if draining.await {
+            // Dropping it is not enough: the ring's own hold on it would keep the backlog filling.
+            socket.stop_listening();
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {

@@ -41,8 +41,11 @@ pub(crate) fn lookup<'s>(
         .ok_or(Refusal::Unrouted)
 }
 
-/// The raw path: the target up to the query.
-pub(crate) fn path<'b>(head: &RequestHead, head_bytes: &'b [u8]) -> &'b [u8] {
+/// The raw path: the target up to the query. What is asked of the server as a whole (`*`) is looked up as its root.
+fn path<'b>(head: &RequestHead, head_bytes: &'b [u8]) -> &'b [u8] {
+    if head.target_form() == TargetForm::Asterisk || head.path_prefix() == b"*" {
+        return b"/";
+    }
     let target = head.path_and_query().of(head_bytes);
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     if path.is_empty() { b"/" } else { path }
@@ -61,6 +64,8 @@ impl MethodMatch {
 fn site<'s>(snapshot: &'s Snapshot, authority: Option<&[u8]>) -> Result<&'s Site, Refusal> {
     let mut lower = [0; HOST_BYTES_MAX];
     let host = without_port(authority.unwrap_or_default());
+    // `example.com.` is the same host, said to be absolute (RFC 3986 §3.2.2).
+    let host = host.strip_suffix(b".").unwrap_or(host);
     // A longer host is in no table.
     let index = lower.get_mut(..host.len()).and_then(|lower| {
         lower.copy_from_slice(host);

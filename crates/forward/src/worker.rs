@@ -46,7 +46,8 @@ pub(crate) struct Worker<E: Environment> {
     pub(crate) turned_away: Cell<usize>,
     /// Tasks that have to hear of draining.
     pub(crate) wakers: Wakers,
-    scratches: Shelf<Scratch>,
+    response_heads: Shelf<ResponseHead>,
+    outgoing_heads: Shelf<OutgoingHead>,
     request_heads: Shelf<RequestHead>,
 }
 
@@ -103,7 +104,8 @@ impl<E: Environment> Worker<E> {
             open: Cell::new(0),
             turned_away: Cell::new(0),
             wakers: Wakers::default(),
-            scratches: Shelf::default(),
+            response_heads: Shelf::default(),
+            outgoing_heads: Shelf::default(),
             request_heads: Shelf::default(),
         })
     }
@@ -132,7 +134,11 @@ impl<E: Environment> Worker<E> {
     /// Keeps an upstream connection for the next request. Its wait begins now and guards it: when the origin closes,
     /// the next sweep drops it, or the next request passes it over.
     pub(crate) fn check_in(&self, pool: &Pool<E::Stream>, server: usize, stream: E::Stream) {
-        if stream.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending() {
+        let cx = &mut Context::from_waker(Waker::noop());
+        // A response that filled the last read leaves open whether more has come: the socket is asked.
+        let is_idle = stream.poll_readable(cx).is_pending()
+            || (self.env.is_quiet(&stream) && stream.poll_readable(cx).is_pending());
+        if is_idle {
             pool.check_in(server, stream, self.env.recently());
         }
     }
@@ -147,32 +153,22 @@ impl<E: Environment> Worker<E> {
         }
     }
 
-    /// Memory for one exchange's heads, recycled.
-    pub(crate) fn scratch(&self) -> Loan<'_, Scratch> {
-        Loan::from(&self.scratches, Scratch::new)
+    /// An empty head to send, recycled.
+    pub(crate) fn outgoing_head(&self) -> Loan<'_, OutgoingHead> {
+        let make = || OutgoingHead::with_capacity(FIELD_COUNT_LIKELY, OWNED_BYTES_LIKELY);
+        let mut head = Loan::from(&self.outgoing_heads, make);
+        head.clear();
+        head
+    }
+
+    /// Memory for a response head, recycled.
+    pub(crate) fn response_head(&self) -> Loan<'_, ResponseHead> {
+        Loan::from(&self.response_heads, || ResponseHead::with_capacity(FIELD_COUNT_LIKELY))
     }
 
     /// Memory for a request head, recycled.
     pub(crate) fn request_head(&self) -> Loan<'_, RequestHead> {
         Loan::from(&self.request_heads, || RequestHead::with_capacity(FIELD_COUNT_LIKELY))
-    }
-}
-
-/// What an exchange needs to rewrite heads.
-pub(crate) struct Scratch {
-    pub(crate) request: OutgoingHead,
-    pub(crate) response_head: ResponseHead,
-    pub(crate) response: OutgoingHead,
-}
-
-impl Scratch {
-    fn new() -> Scratch {
-        let outgoing = || OutgoingHead::with_capacity(FIELD_COUNT_LIKELY, OWNED_BYTES_LIKELY);
-        Scratch {
-            request: outgoing(),
-            response_head: ResponseHead::with_capacity(FIELD_COUNT_LIKELY),
-            response: outgoing(),
-        }
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) fn run(file: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 /// Holds the file against the machine: files exist and fit, names resolve. All faults at once.
-fn look_around(config: &Config) -> Result<Vec<Certificate>, Problems> {
+pub(crate) fn look_around(config: &Config) -> Result<Vec<Certificate>, Problems> {
     match (certificates::load(config), presets::resolve(config)) {
         (Ok(certificates), Ok(_)) => Ok(certificates),
         (Err(first), Err(second)) => Err(first.and(second)),

@@ -27,7 +27,7 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    certificates,
+    check,
     config::{Config, Server},
     presets,
 };
@@ -41,7 +41,7 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     // First of all, so that no signal finds a process that is half started and dies of it.
     let signals = runtime.block_on(async { Signals::new() })?;
 
-    let certificates = certificates::load(&config)?;
+    let certificates = check::look_around(&config)?;
     for certificate in &certificates {
         if let Some(problem) = certificate.validity_problem(std::time::SystemTime::now()) {
             tracing::warn!("{problem}");

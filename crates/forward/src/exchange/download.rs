@@ -33,12 +33,10 @@ impl Arrived {
 
 impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     /// Passes on what the origin answers, interim responses first.
-    pub(super) async fn download(
-        &self,
-        origin: &E::Stream,
-        head: &mut ResponseHead,
-        outgoing: &mut OutgoingHead,
-    ) -> Result<Answered, Failure> {
+    pub(super) async fn download(&self, origin: &E::Stream) -> Result<Answered, Failure> {
+        self.await_answer(origin).await?;
+        let (mut head, mut outgoing) = (self.worker.response_head(), self.worker.outgoing_head());
+        let (head, outgoing) = (&mut *head, &mut *outgoing);
         let mut arrived = None;
         let mut interim_responses = 0;
         let mut arrived = loop {

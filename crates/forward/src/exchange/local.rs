@@ -2,7 +2,8 @@
 
 use std::io::Write as _;
 
-use ringfence_http1::Method;
+use bytes::Bytes;
+use ringfence_http1::{Method, TargetForm};
 
 use super::{Exchange, Next};
 use crate::{
@@ -49,18 +50,16 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     }
 
     /// Sends the client to the same target on `https` (RFC 9110 §15.4.9).
-    pub(super) async fn redirect(&self, head_bytes: &[u8], host: &[u8]) -> Next {
-        let host = route::without_port(self.head.authority().map_or(host, |span| span.of(head_bytes)));
-        let parts: [&[u8]; 6] = [
-            b"Location: https://",
-            host,
-            self.head.path_prefix(),
-            self.head.path_and_query().of(head_bytes),
-            b"\r\n",
-            b"",
-        ];
-        let answer = Answer { status: 308, field_lines: parts.concat().into(), content: bytes::Bytes::new() };
-        self.send_answer(&answer, None).await
+    pub(super) async fn redirect(&self, head_bytes: &[u8]) -> Next {
+        let fallback = &self.live.snapshot.sites[0].host[..];
+        let host = route::without_port(self.head.authority().map_or(fallback, |span| span.of(head_bytes)));
+        let target = match self.head.target_form() {
+            TargetForm::Origin | TargetForm::Absolute => self.head.path_and_query().of(head_bytes),
+            TargetForm::Authority | TargetForm::Asterisk => b"/",
+        };
+        let slash = self.head.path_prefix();
+        let field_lines = [b"Location: https://", host, slash, target, b"\r\n"].concat().into();
+        self.send_answer(&Answer { status: 308, field_lines, content: Bytes::new() }, None).await
     }
 
     async fn send_answer(&self, answer: &Answer, failure: Option<&'static str>) -> Next {
@@ -70,9 +69,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             None if self.progress.request_length.get().is_none() => Some(failure.unwrap_or("body-unread")),
             None => worker.draining.get().then_some("draining"),
         };
-        let mut scratch = worker.scratch();
-        let out = &mut scratch.response;
-        out.clear();
+        let mut out = worker.outgoing_head();
         let mut line = [0; STATUS_LINES_BYTES_MAX];
         let mut rest = &mut line[..];
         // Fits, see the bound.
@@ -91,7 +88,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         out.push_owned(if close.is_some() { b"\r\nConnection: close\r\n\r\n" } else { b"\r\n\r\n" });
 
         let content: &[u8] = if self.head.method() == Method::Head { b"" } else { &answer.content };
-        let message = Message { head: Some((&scratch.response, b"")), tail: [content, b"", b""] };
+        let message = Message { head: Some((&*out, b"")), tail: [content, b"", b""] };
         self.progress.status.set(Some(answer.status));
         self.progress.bytes_out.set(content.len() as u64);
         let silence = self.live.snapshot.timeouts.upstream_silence;

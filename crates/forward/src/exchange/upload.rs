@@ -2,12 +2,13 @@
 
 use std::future::pending;
 
-use ringfence_http1::{BodyFraming, OutgoingHead};
+use ringfence_http1::BodyFraming;
 
 use super::Exchange;
 use crate::{
     environment::Environment,
     failure::Failure,
+    fields::{self, Forwarded},
     inbox::Inbox,
     limits::{BULK_BUFFER_BYTES, RELAY_BUFFER_BYTES},
     relay::{Body, Coding, Fault, Piece, Terms, read_now, relay},
@@ -20,10 +21,10 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         &self,
         inbox: &mut Inbox,
         origin: &E::Stream,
-        outgoing: &OutgoingHead,
+        forwarded: &Forwarded<'_>,
         content_max: u64,
     ) -> Result<(), Failure> {
-        match self.send_request(inbox, origin, outgoing, content_max).await {
+        match self.send_request(inbox, origin, forwarded, content_max).await {
             Ok(()) => Err(self.watch(inbox).await),
             Err(Fault::ReceiverClosed | Fault::ReceiverSilent) => Ok(()),
             Err(Fault::SenderClosed) => Err(Failure::ClientGone),
@@ -37,7 +38,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         &self,
         inbox: &mut Inbox,
         origin: &E::Stream,
-        outgoing: &OutgoingHead,
+        forwarded: &Forwarded<'_>,
         content_max: u64,
     ) -> Result<(), Fault> {
         let (worker, timeouts, progress) = (self.worker, &self.live.snapshot.timeouts, &self.progress);
@@ -49,7 +50,13 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         // What has been read whole stays so, whatever the origin does with it.
         progress.request_length.set(request_length);
         progress.bytes_in.set(first.taken.content);
-        first.send(&worker.env, origin, Some((outgoing, head_bytes)), timeouts.upstream_silence).await?;
+        {
+            // Given back as soon as it is sent: a long poll does not keep it.
+            let mut outgoing = worker.outgoing_head();
+            fields::request(self.head, forwarded, &mut outgoing);
+            let head = Some((&*outgoing, head_bytes));
+            first.send(&worker.env, origin, head, timeouts.upstream_silence).await?;
+        }
         if request_length.is_none() {
             inbox.truncate(head_len);
             progress.streamed.set(true);

@@ -22,12 +22,8 @@ fn text(out: &OutgoingHead, input: &str) -> String {
 
 fn sent(head: &str) -> String {
     let mut out = OutgoingHead::with_capacity(1, 1);
-    let client = "192.0.2.7".parse().unwrap();
-    request(
-        &parsed(head),
-        &Forwarded { client, scheme: b"https", request_id: ID, host: b"hs.example" },
-        &mut out,
-    );
+    let client = Client { address: "192.0.2.7".parse().unwrap(), scheme: b"https" };
+    request(&parsed(head), &Forwarded { client, request_id: ID, host: b"hs.example" }, &mut out);
     text(&out, head)
 }
 
@@ -130,8 +126,8 @@ fn only_trusted_proxies_are_believed_and_only_up_to_the_first_stranger() {
         ("10.0.0.1", "", "10.0.0.1"),
     ] {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{forwarded_for}\r\n");
-        let (found, _) = client(peer.parse().unwrap(), b"http", &trusted, &parsed(&head), head.as_bytes());
-        assert_eq!(found, expected.parse::<IpAddr>().unwrap(), "{peer} {forwarded_for:?}");
+        let found = client(peer.parse().unwrap(), b"http", &trusted, &parsed(&head), head.as_bytes());
+        assert_eq!(found.address, expected.parse::<IpAddr>().unwrap(), "{peer} {forwarded_for:?}");
     }
 }
 
@@ -144,15 +140,16 @@ fn the_scheme_of_a_trusted_proxy_counts_if_it_is_one() {
         ("192.0.2.1", "X-Forwarded-Proto: https\r\n", "http"),
     ] {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n");
-        let (_, scheme) = client(peer.parse().unwrap(), b"http", &trusted, &parsed(&head), head.as_bytes());
-        assert_eq!(scheme, expected.as_bytes(), "{peer} {line:?}");
+        let found = client(peer.parse().unwrap(), b"http", &trusted, &parsed(&head), head.as_bytes());
+        assert_eq!(found.scheme, expected.as_bytes(), "{peer} {line:?}");
     }
 }
 
 #[test]
 fn the_longest_forwarding_lines_fit() {
     let mut out = OutgoingHead::with_capacity(1, 1);
-    let client = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
-    push_forwarded(&Forwarded { client, scheme: b"https", request_id: ID, host: b"" }, &mut out);
+    let client =
+        Client { address: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(), scheme: b"https" };
+    push_forwarded(&Forwarded { client, request_id: ID, host: b"" }, &mut out);
     assert!(text(&out, "").ends_with("Via: 1.1 ringfence\r\n\r\n"));
 }

@@ -100,6 +100,12 @@ impl Socket {
         }
     }
 
+    /// Refuses connections from now on.
+    pub fn stop_listening(&self) {
+        // Fails only for a socket that does not listen.
+        let _ = rustix::net::shutdown(self.descriptor(), Shutdown::Read);
+    }
+
     fn descriptor(&self) -> BorrowedFd<'_> {
         fd::borrow(&self.shared.stream)
     }
@@ -110,7 +116,11 @@ impl Socket {
     pub fn is_quiet(&self) -> bool {
         let mut byte = [0; 1];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        matches!(rustix::net::recv(self.descriptor(), &mut byte[..], flags), Err(Errno::AGAIN))
+        let quiet = matches!(rustix::net::recv(self.descriptor(), &mut byte[..], flags), Err(Errno::AGAIN));
+        if quiet {
+            self.shared.readable.set(false);
+        }
+        quiet
     }
 }
 
