@@ -86,6 +86,19 @@ async fn race<E: Environment, F: Future>(
     .await
 }
 
+/// Lets every other task have its turn. For loops that might find something to do for ever.
+pub(crate) async fn give_way() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// The real world: the kernel's sockets and clock, a timer wheel.
 pub(crate) struct Ring {
     timers: Rc<Timers>,

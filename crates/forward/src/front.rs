@@ -13,7 +13,7 @@ use std::{
 use ringfence_http1::{HeadError, HeadScan, RequestHead};
 
 use crate::{
-    environment::{Environment, before, within},
+    environment::{Environment, before, give_way, within},
     exchange::{Exchange, Next},
     inbox::Inbox,
     limits::{LINGER_SILENCE, RELAY_BUFFER_BYTES, WARM},
@@ -38,7 +38,7 @@ pub(crate) async fn serve_connection<E: Environment, T: Transport>(
         match idle(worker, client, patience).await {
             Idle::Readable => {}
             Idle::Over => {
-                let _ = client.close_write().await;
+                say_goodbye(worker, client).await;
                 return;
             }
         }
@@ -107,7 +107,10 @@ async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T
                 return Busy::Ended;
             }
         }
-        if inbox.is_empty() && !matches!(idle(worker, client, WARM).await, Idle::Readable) {
+        if !inbox.is_empty() {
+            // Pipelined requests take turns with other connections.
+            give_way().await;
+        } else if !matches!(idle(worker, client, WARM).await, Idle::Readable) {
             return Busy::Quiet;
         }
     }
@@ -206,10 +209,16 @@ fn refusal_of(error: HeadError) -> Refusal {
     }
 }
 
+/// Says that nothing more is sent. Returns whether that is with the kernel: a client that reads nothing does not hold
+/// up the end of its connection for long.
+async fn say_goodbye<E: Environment>(worker: &Worker<E>, client: &impl Transport) -> bool {
+    matches!(within(&worker.env, LINGER_SILENCE, client.close_write()).await, Ok(Ok(())))
+}
+
 /// Ends a connection whose client is not expected to send more. If it does all the same, a plain close would reset the
 /// connection and could take the last response with it.
 async fn close<E: Environment>(worker: &Worker<E>, client: &impl Transport, linger_max: Duration) {
-    if client.close_write().await.is_err() {
+    if !say_goodbye(worker, client).await {
         return;
     }
     let mut byte = [0];

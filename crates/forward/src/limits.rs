@@ -163,3 +163,6 @@ pub const SWEEP_TICKS: u32 = 4;
 
 /// How exact a deadline is: it is met up to this much late. Every deadline here is at least seconds.
 pub const TIMER_TICK: Duration = Duration::from_millis(32);
+
+/// Bytes that a relay moves before other connections have their turn: some 0.2 ms.
+pub const RELAY_TURN_BYTES: usize = 1024 * KIB;

@@ -17,7 +17,7 @@ use ringfence_tls::{ServerConfig, SessionError};
 use socket2::{Domain, Socket as Socket2, Type};
 
 use crate::{
-    environment::{Ring, within},
+    environment::{Ring, give_way, within},
     front,
     gate::{Gate, Pass},
     limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, LISTEN_BACKLOG, TURN_AWAY, TURNED_AWAY_MAX},
@@ -85,19 +85,6 @@ pub(crate) async fn accept_loop(worker: Rc<Worker<Ring>>, gate: Arc<Gate>, socke
     }
 }
 
-/// Lets every other task have its turn.
-async fn give_way() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 fn admit(
     worker: &Rc<Worker<Ring>>,
     gate: &Arc<Gate>,
@@ -110,6 +97,7 @@ fn admit(
     match gate.admit(address.ip(), &live.snapshot.limits) {
         Ok(pass) => {
             count(&worker.counters.connections);
+            worker.open.set(worker.open.get() + 1);
             let worker = worker.clone();
             monoio::spawn(async move { serve(&worker, connection, address, listener, pass).await });
         }
@@ -133,7 +121,6 @@ async fn serve(
     pass: Pass,
 ) {
     let _pass = pass;
-    worker.open.set(worker.open.get() + 1);
     let mut connection = pin!(serve_socket(worker, connection, address, listener));
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx))) {
         Ok(poll) => poll,

@@ -17,8 +17,8 @@ use ringfence_http1::{
 
 use crate::{
     buffers::{Buffer, Buffers},
-    environment::{Environment, within},
-    limits::RELAY_BUFFER_BYTES,
+    environment::{Environment, give_way, within},
+    limits::{RELAY_BUFFER_BYTES, RELAY_TURN_BYTES},
     transport::Transport,
 };
 
@@ -239,7 +239,13 @@ pub(crate) async fn relay<E: Environment>(
     mut on_content: impl FnMut(u64),
 ) -> Result<Leftover, Fault> {
     let mut bulk = false;
+    let mut turn_bytes = 0;
     loop {
+        // Between a fast sender and a fast receiver nothing ever waits; the other connections have to live too.
+        if turn_bytes >= RELAY_TURN_BYTES {
+            turn_bytes = 0;
+            give_way().await;
+        }
         within(env, terms.sender_silence, from.readable()).await.map_err(|_| Fault::SenderSilent)?;
         let mut buffer = if bulk { buffers.take_bulk() } else { buffers.take(RELAY_BUFFER_BYTES) };
         let wanted = body.wanted(buffer.len().min(terms.read_bytes_max));
@@ -259,6 +265,7 @@ pub(crate) async fn relay<E: Environment>(
             Some(Ok(0) | Err(_)) => return Err(Fault::SenderClosed),
             Some(Ok(read)) => read,
         };
+        turn_bytes += read;
         bulk = read >= RELAY_BUFFER_BYTES && terms.read_bytes_max > RELAY_BUFFER_BYTES;
         let content = Piece::take(body, &buffer[..read], coding)?;
         content.send(env, to, None, terms.receiver_silence).await?;

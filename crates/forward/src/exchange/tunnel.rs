@@ -10,7 +10,7 @@ use std::{
 
 use super::Exchange;
 use crate::{
-    environment::{Environment, before},
+    environment::{Environment, before, within},
     limits::RELAY_BUFFER_BYTES,
     relay::{self, Fault, Message, read_now},
     transport::Transport,
@@ -65,7 +65,13 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             let read = match read_now(from, &mut buffer).await {
                 None => continue,
                 Some(Err(_)) => return Err(Fault::SenderClosed),
-                Some(Ok(0)) => return to.close_write().await.map_err(|_| Fault::ReceiverClosed),
+                Some(Ok(0)) => {
+                    return match within(env, silence, to.close_write()).await {
+                        Ok(Ok(())) => Ok(()),
+                        Ok(Err(_)) => Err(Fault::ReceiverClosed),
+                        Err(_) => Err(Fault::ReceiverSilent),
+                    };
+                }
                 Some(Ok(read)) => read,
             };
             relay::send(
