@@ -9,7 +9,9 @@ use std::{
     rc::Rc,
 };
 
-use crate::limits::{BULK_BUFFER_BYTES, BULK_BYTES_MAX, HEAD_BUFFER_BYTES, KIB, RELAY_BUFFER_BYTES};
+use crate::limits::{
+    BULK_BUFFER_BYTES, BULK_BYTES_MAX, HEAD_BUFFER_BYTES, HEAD_BYTES_CAP, KIB, RELAY_BUFFER_BYTES,
+};
 
 /// The buffers of one worker.
 #[derive(Clone)]
@@ -42,7 +44,8 @@ impl Buffers {
 
     /// A buffer for a body that moves fast, or the small one when the worker's budget is spent.
     pub fn take_bulk(&self) -> Buffer {
-        let bulk_bytes_out = self.shelves[BULK].out.get() * BULK_BUFFER_BYTES;
+        let bulk_bytes_out =
+            self.shelves[BULK..].iter().map(|shelf| shelf.out.get()).sum::<usize>() * BULK_BUFFER_BYTES;
         self.take(if bulk_bytes_out < BULK_BYTES_MAX { BULK_BUFFER_BYTES } else { RELAY_BUFFER_BYTES })
     }
 
@@ -86,9 +89,13 @@ struct Shelf {
 /// What a worker keeps of each size for the next taker, in bytes. More than that goes back to the system.
 const IDLE_BYTES_MAX: usize = 4 * 1024 * KIB;
 
-/// The last holds a bulk buffer's content after encryption.
-const SIZES: [usize; 5] = [HEAD_BUFFER_BYTES, RELAY_BUFFER_BYTES, 64 * KIB, BULK_BUFFER_BYTES, 288 * KIB];
-const BULK: usize = 3;
+/// 20 KiB and 288 KiB hold the content of the size before after encryption.
+const SIZES: [usize; 7] =
+    [HEAD_BUFFER_BYTES, RELAY_BUFFER_BYTES, 20 * KIB, 32 * KIB, 64 * KIB, BULK_BUFFER_BYTES, 288 * KIB];
+/// The first of the sizes that are under the budget.
+const BULK: usize = 5;
+const _: () = assert!(SIZES[BULK] == BULK_BUFFER_BYTES);
+const _: () = assert!(HEAD_BYTES_CAP + RELAY_BUFFER_BYTES <= SIZES[SIZES.len() - 1]);
 
 #[cfg(test)]
 mod tests {

@@ -4,18 +4,23 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
+    io::{self, Write as _},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     pin::pin,
     rc::Rc,
     task::Poll,
     time::{Duration, Instant},
 };
 
+use monoio::net::TcpStream;
+use rustix::time::ClockId;
+
 use crate::{
     limits::TIMER_TICK,
     snapshot::ServerAddress,
     timers::{Sleep, Timers},
     transport::{Transport, socket::Socket},
+    workers::Driver,
 };
 
 /// A clock, timers and upstream connections.
@@ -29,14 +34,17 @@ pub(crate) trait Environment: 'static {
     /// The present.
     fn now(&self) -> Instant;
 
-    /// The present, as of the last turn of the timers: good enough for deadlines, and free.
+    /// The present to within some milliseconds: good enough for deadlines, and nearly free.
     fn recently(&self) -> Instant;
 
     /// A timer that ends at `at`.
     fn sleep_until(&self, at: Instant) -> Self::Sleep;
 
-    /// Opens a connection; dropping the future gives it up.
-    async fn connect(&self, address: &ServerAddress) -> io::Result<Self::Stream>;
+    /// Lets the kernel and every other task have their turn. For loops that might find something to do for ever.
+    async fn give_way(&self);
+
+    /// Opens a connection within `limit` ([`io::ErrorKind::TimedOut`]); dropping the future gives it up.
+    async fn connect(&self, address: &ServerAddress, limit: Duration) -> io::Result<Self::Stream>;
 
     /// Whether nothing, not even the end of the stream, has arrived on a connection that should be quiet.
     fn is_quiet(&self, stream: &Self::Stream) -> bool;
@@ -86,28 +94,20 @@ async fn race<E: Environment, F: Future>(
     .await
 }
 
-/// Lets every other task have its turn. For loops that might find something to do for ever.
-pub(crate) async fn give_way() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// The real world: the kernel's sockets and clock, a timer wheel.
+/// The real world: the kernel's sockets and clocks, a timer wheel.
 pub(crate) struct Ring {
     timers: Rc<Timers>,
+    /// The same moment on the exact clock and on the coarse one.
+    origin: (Instant, Duration),
+    /// A socket that is always readable, on io_uring.
+    turnstile: Option<TcpStream>,
 }
 
 impl Ring {
-    /// Starts the wheel's task; to be called on a worker's runtime.
-    pub(crate) fn start() -> Ring {
-        let timers = Rc::new(Timers::new(Instant::now()));
+    /// Starts the wheel's task; to be called on a worker's runtime, which has this driver.
+    pub(crate) fn start(driver: Driver) -> io::Result<Ring> {
+        let origin = (Instant::now(), coarse_clock());
+        let timers = Rc::new(Timers::new(origin.0));
         let wheel = timers.clone();
         drop(monoio::spawn(async move {
             loop {
@@ -115,7 +115,11 @@ impl Ring {
                 wheel.advance(Instant::now());
             }
         }));
-        Ring { timers }
+        let turnstile = match driver {
+            Driver::Uring => Some(always_readable()?),
+            Driver::Epoll => None,
+        };
+        Ok(Ring { timers, origin, turnstile })
     }
 }
 
@@ -128,18 +132,59 @@ impl Environment for Ring {
     }
 
     fn recently(&self) -> Instant {
-        self.timers.recently()
+        self.origin.0 + coarse_clock().saturating_sub(self.origin.1)
     }
 
     fn sleep_until(&self, at: Instant) -> Sleep {
         Sleep::new(self.timers.clone(), at)
     }
 
-    async fn connect(&self, address: &ServerAddress) -> io::Result<Socket> {
-        Socket::connect(address).await
+    /// A task that only woke itself would not do: while any task is ready, monoio 0.2.4 asks the kernel for no
+    /// completions and turns no timers. This waits for something that comes at once, so that the loop goes round.
+    async fn give_way(&self) {
+        match &self.turnstile {
+            // An error would end the wait as well.
+            Some(turnstile) => drop(turnstile.readable(false).await),
+            None => monoio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+
+    async fn connect(&self, address: &ServerAddress, limit: Duration) -> io::Result<Socket> {
+        match address {
+            ServerAddress::Unix(path) => within(self, limit, Socket::connect_unix(path))
+                .await
+                .unwrap_or(Err(io::ErrorKind::TimedOut.into())),
+            ServerAddress::Tcp(addresses) => {
+                // An address that swallows everything must not keep the others from being tried.
+                let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+                let mut last = io::ErrorKind::AddrNotAvailable.into();
+                for address in addresses {
+                    match within(self, share, Socket::connect_tcp(address)).await {
+                        Ok(Ok(socket)) => return Ok(socket),
+                        Ok(Err(error)) => last = error,
+                        Err(Elapsed) => last = io::ErrorKind::TimedOut.into(),
+                    }
+                }
+                Err(last)
+            }
+        }
     }
 
     fn is_quiet(&self, stream: &Socket) -> bool {
         stream.is_quiet()
     }
+}
+
+/// Exact to a few milliseconds, and read for a fraction of what the exact one costs.
+fn coarse_clock() -> Duration {
+    let now = rustix::time::clock_gettime(ClockId::MonotonicCoarse);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+fn always_readable() -> io::Result<TcpStream> {
+    let (mut far, near) = UnixStream::pair()?;
+    far.write_all(b"!")?;
+    // What is written stays readable after its writer is gone.
+    TcpStream::from_std(OwnedFd::from(near).into())
 }

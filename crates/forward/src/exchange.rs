@@ -21,6 +21,7 @@ mod upload;
 use std::{
     cell::Cell,
     future::{Future, poll_fn},
+    io,
     pin::pin,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -29,7 +30,7 @@ use std::{
 use ringfence_http1::{BodyFraming, RequestHead};
 
 use crate::{
-    environment::{Environment, within},
+    environment::Environment,
     failure::Failure,
     fields::{self, Client, Forwarded},
     inbox::Inbox,
@@ -191,13 +192,11 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         let mut pooled_allowed = true;
         loop {
             let link = self.connect(upstream, pooled_allowed).await?;
-            // A pooled connection is at hand at once.
-            self.progress.asked_at.set(Some(if link.pooled { self.started } else { self.worker.env.now() }));
-            self.progress.server.set(Some((upstream, link.server)));
+            self.progress.asked_at.set(Some(self.worker.env.now()));
+            self.progress.request_sent.set(false);
             match self.converse(inbox, &link.stream, content_max, forwarded).await {
                 Ok(Answered::Upgraded(leftover)) => {
-                    let ours = self.progress.request_length.get().unwrap_or(self.head.head_len());
-                    self.tunnel(&link.stream, &inbox.bytes()[ours..], leftover.bytes()).await;
+                    self.tunnel(&link.stream, inbox, leftover).await;
                     return Ok(Some("upgraded"));
                 }
                 Ok(Answered::Whole { reusable, close }) => {
@@ -252,22 +251,25 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         let (pool, servers) = (&self.live.pools[upstream], &self.live.snapshot.upstreams[upstream].servers);
         let mut failure = Failure::ConnectFailed;
         for server in pool.order(env.recently()) {
-            while let Some(stream) = pool.check_out(server).filter(|_| pooled_allowed) {
+            self.progress.server.set(Some((upstream, server)));
+            while pooled_allowed && let Some(stream) = pool.check_out(server) {
                 if self.is_usable(&stream) {
                     return Ok(Link { stream, server, pooled: true });
                 }
             }
             let limit = self.live.snapshot.timeouts.upstream_connect;
-            match within(env, limit, env.connect(&servers[server].address)).await {
-                Ok(Ok(stream)) => {
+            match env.connect(&servers[server].address, limit).await {
+                Ok(stream) => {
                     pool.record_success(server);
                     return Ok(Link { stream, server, pooled: false });
                 }
-                Ok(Err(error)) => {
-                    tracing::debug!(server = servers[server].name, %error, "upstream refused the connection");
-                    failure = Failure::ConnectFailed;
+                Err(error) => {
+                    tracing::debug!(server = servers[server].name, %error, "no connection to the upstream");
+                    failure = match error.kind() {
+                        io::ErrorKind::TimedOut => Failure::ConnectTimeout,
+                        _ => Failure::ConnectFailed,
+                    };
                 }
-                Err(_) => failure = Failure::ConnectTimeout,
             }
             pool.record_failure(server, env.recently());
         }

@@ -13,7 +13,7 @@ use std::{
 use ringfence_http1::{HeadError, HeadScan, RequestHead};
 
 use crate::{
-    environment::{Environment, before, give_way, within},
+    environment::{Environment, before, within},
     exchange::{Exchange, Next},
     inbox::Inbox,
     limits::{LINGER_SILENCE, RELAY_BUFFER_BYTES, WARM},
@@ -80,8 +80,8 @@ async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T
     let mut head = worker.request_head();
     loop {
         let live = worker.live.borrow().clone();
-        let read = read_head(worker, &live, client, &mut inbox, &mut head).await;
         let started = worker.env.now();
+        let read = read_head(worker, &live, client, &mut inbox, &mut head).await;
         let exchange = Exchange::new(worker, &live, peer, client, &head, started);
         let next = match read {
             HeadRead::Complete => exchange.run(&mut inbox).await,
@@ -109,7 +109,7 @@ async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T
         }
         if !inbox.is_empty() {
             // Pipelined requests take turns with other connections.
-            give_way().await;
+            worker.env.give_way().await;
         } else if !matches!(idle(worker, client, WARM).await, Idle::Readable) {
             return Busy::Quiet;
         }
@@ -188,7 +188,7 @@ async fn read_more<E: Environment>(
                 None => inbox.release_if_empty(),
             }
         } else {
-            // Never full: the scan refuses a head of that size.
+            // Never full: the scan refuses a head before it fills the room (see `head_bytes_cap`).
             return More::Late;
         }
         let at = *deadline.get_or_insert_with(|| worker.env.recently() + live.snapshot.timeouts.header_read);

@@ -35,12 +35,17 @@ impl Gate {
         Arc::new(Gate { total: AtomicUsize::new(0), shards, hasher: RandomState::new() })
     }
 
-    /// Lets a connection in unless a limit is reached.
-    pub(crate) fn admit(self: &Arc<Gate>, address: IpAddr, limits: &Limits) -> Result<Pass, Refusal> {
+    /// Lets a connection in unless a limit is reached; `is_proxy` exempts it from that of its address.
+    pub(crate) fn admit(
+        self: &Arc<Gate>,
+        address: IpAddr,
+        is_proxy: bool,
+        limits: &Limits,
+    ) -> Result<Pass, Refusal> {
         let client = client_of(address);
         let mut shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
         let count = shard.entry(client).or_default();
-        if *count >= limits.connections_per_address_max {
+        if !is_proxy && *count >= limits.connections_per_address_max {
             return Err(Refusal::TooManyConnections);
         }
         if self.total.fetch_add(1, Ordering::Relaxed) >= limits.connections_max {
@@ -92,26 +97,27 @@ mod tests {
     fn an_address_has_its_own_limit_and_gets_its_place_back() {
         let (gate, limits) = (Gate::new(), limits(100, 2));
         let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let passes = [gate.admit(one, &limits).unwrap(), gate.admit(one, &limits).unwrap()];
-        assert_eq!(gate.admit(one, &limits).err(), Some(Refusal::TooManyConnections));
-        assert!(gate.admit(other, &limits).is_ok());
+        let passes = [gate.admit(one, false, &limits).unwrap(), gate.admit(one, false, &limits).unwrap()];
+        assert_eq!(gate.admit(one, false, &limits).err(), Some(Refusal::TooManyConnections));
+        assert!(gate.admit(other, false, &limits).is_ok());
+        assert!(gate.admit(one, true, &limits).is_ok());
         drop(passes);
-        assert!(gate.admit(one, &limits).is_ok());
+        assert!(gate.admit(one, false, &limits).is_ok());
     }
 
     #[test]
     fn one_ipv6_network_is_one_client() {
         let (gate, limits) = (Gate::new(), limits(100, 1));
-        let _pass = gate.admit("2001:db8::1".parse().unwrap(), &limits).unwrap();
-        assert!(gate.admit("2001:db8::2".parse().unwrap(), &limits).is_err());
-        assert!(gate.admit("2001:db8:0:1::1".parse().unwrap(), &limits).is_ok());
+        let _pass = gate.admit("2001:db8::1".parse().unwrap(), false, &limits).unwrap();
+        assert!(gate.admit("2001:db8::2".parse().unwrap(), false, &limits).is_err());
+        assert!(gate.admit("2001:db8:0:1::1".parse().unwrap(), false, &limits).is_ok());
     }
 
     #[test]
     fn the_total_is_bounded_and_no_address_is_remembered_for_nothing() {
         let (gate, limits) = (Gate::new(), limits(1, 5));
-        let pass = gate.admit("192.0.2.1".parse().unwrap(), &limits).unwrap();
-        assert_eq!(gate.admit("192.0.2.2".parse().unwrap(), &limits).err(), Some(Refusal::Overloaded));
+        let pass = gate.admit("192.0.2.1".parse().unwrap(), false, &limits).unwrap();
+        assert_eq!(gate.admit("192.0.2.2".parse().unwrap(), false, &limits).err(), Some(Refusal::Overloaded));
         drop(pass);
         assert_eq!(gate.total.load(Ordering::Relaxed), 0);
         assert!(gate.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));

@@ -96,6 +96,9 @@ impl Default for Timeouts {
 /// since a parked long poll keeps it.
 pub const HEAD_BUFFER_BYTES: usize = 4 * KIB;
 
+/// The largest `head_bytes_max` that can be configured, in bytes: a head and what comes with it fit one buffer.
+pub const HEAD_BYTES_CAP: usize = 256 * KIB;
+
 /// Size of the relay's first buffer for a body, in bytes: one TLS record of plaintext.
 pub const RELAY_BUFFER_BYTES: usize = 16 * KIB;
 

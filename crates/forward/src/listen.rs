@@ -2,27 +2,28 @@
 //! their worker alone.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use ringfence_tls::{ServerConfig, SessionError};
 use socket2::{Domain, Socket as Socket2, Type};
 
 use crate::{
-    environment::{Ring, give_way, within},
+    environment::{Environment, Ring, within},
     front,
     gate::{Gate, Pass},
     limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, LISTEN_BACKLOG, TURN_AWAY, TURNED_AWAY_MAX},
     peer::Peer,
     respond::{Refusal, reason_phrase},
+    snapshot::contains,
     transport::{
         Transport,
         socket::{self, Socket},
@@ -65,6 +66,7 @@ pub(crate) async fn accept_loop(worker: Rc<Worker<Ring>>, gate: Arc<Gate>, socke
         if draining.await {
             // Dropping it is not enough: the ring's own hold on it would keep the backlog filling.
             socket.stop_listening();
+            worker.listening.set(worker.listening.get() - 1);
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {
@@ -81,7 +83,7 @@ pub(crate) async fn accept_loop(worker: Rc<Worker<Ring>>, gate: Arc<Gate>, socke
                 }
             }
         }
-        give_way().await;
+        worker.env.give_way().await;
     }
 }
 
@@ -94,7 +96,9 @@ fn admit(
 ) {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     let live = worker.live.borrow().clone();
-    match gate.admit(address.ip(), &live.snapshot.limits) {
+    // A load balancer is not one client.
+    let is_proxy = contains(&live.snapshot.trusted_proxies, address.ip());
+    match gate.admit(address.ip(), is_proxy, &live.snapshot.limits) {
         Ok(pass) => {
             count(&worker.counters.connections);
             worker.open.set(worker.open.get() + 1);
@@ -122,16 +126,20 @@ async fn serve(
 ) {
     let _pass = pass;
     let mut connection = pin!(serve_socket(worker, connection, address, listener));
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx))) {
-        Ok(poll) => poll,
-        Err(_) => {
-            // The panic hook has logged what and where.
-            count(&worker.counters.panics);
-            Poll::Ready(())
-        }
-    })
-    .await;
+    poll_fn(|cx| poll_caught(worker, connection.as_mut(), cx)).await;
     worker.open.set(worker.open.get() - 1);
+}
+
+/// Polls what serves one client; a panic in it is counted and ends it. The panic hook has logged what and where.
+fn poll_caught(
+    worker: &Worker<Ring>,
+    task: Pin<&mut impl Future<Output = ()>>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    catch_unwind(AssertUnwindSafe(|| task.poll(cx))).unwrap_or_else(|_| {
+        count(&worker.counters.panics);
+        Poll::Ready(())
+    })
 }
 
 async fn serve_socket(worker: &Rc<Worker<Ring>>, connection: OwnedFd, address: SocketAddr, listener: usize) {
@@ -173,7 +181,8 @@ async fn turn_away(worker: Rc<Worker<Ring>>, connection: OwnedFd, refusal: Refus
     let Ok(socket) = Socket::new(connection) else { return };
     tracing::debug!(%client, ?refusal, "connection turned away");
     worker.turned_away.set(worker.turned_away.get() + 1);
-    tell(&worker, &socket, refusal).await;
+    let mut telling = pin!(tell(&worker, &socket, refusal));
+    poll_fn(|cx| poll_caught(&worker, telling.as_mut(), cx)).await;
     worker.turned_away.set(worker.turned_away.get() - 1);
 }
 

@@ -10,8 +10,8 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     time::Duration,
 };
@@ -51,14 +51,24 @@ pub(crate) struct Record<'a> {
 /// The receiving end of the log: batches of whole lines.
 pub struct Batches {
     batches: Receiver<Vec<u8>>,
+    ended: Arc<AtomicBool>,
 }
 
 impl Batches {
-    /// The next batch; `None` after [`LogSender::end`], or when all senders are gone.
+    /// The next batch; `None` when there is none left after [`LogSender::end`].
     pub fn next(&self) -> Option<Vec<u8>> {
-        self.batches.recv().ok().filter(|batch| !batch.is_empty())
+        loop {
+            match self.batches.recv_timeout(END_LOOK) {
+                Ok(batch) => return Some(batch),
+                Err(RecvTimeoutError::Timeout) if !self.ended.load(Ordering::Acquire) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+            }
+        }
     }
 }
+
+/// How often a log without lines looks whether it has ended.
+const END_LOOK: Duration = Duration::from_millis(50);
 
 /// The sending end, to be cloned for each worker.
 #[derive(Clone)]
@@ -66,13 +76,13 @@ pub struct LogSender {
     format: LogFormat,
     to: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
 }
 
 impl LogSender {
-    /// Says that no batch follows: to be called when the workers have ended. Waits for room in the queue.
+    /// Says that no batch follows: to be called when the workers have ended.
     pub fn end(&self) {
-        // A writer that is gone has ended already.
-        let _ = self.to.send(Vec::new());
+        self.ended.store(true, Ordering::Release);
     }
 
     /// Lines dropped because the writer did not keep up.
@@ -84,7 +94,8 @@ impl LogSender {
 /// A log of bounded size between workers and the thread that writes.
 pub fn log_queue(format: LogFormat) -> (LogSender, Batches) {
     let (to, batches) = sync_channel(BATCHES_MAX);
-    (LogSender { format, to, dropped: Arc::default() }, Batches { batches })
+    let ended = Arc::new(AtomicBool::new(false));
+    (LogSender { format, to, dropped: Arc::default(), ended: ended.clone() }, Batches { batches, ended })
 }
 
 /// A worker's end of the log.

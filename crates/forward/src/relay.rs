@@ -17,7 +17,7 @@ use ringfence_http1::{
 
 use crate::{
     buffers::{Buffer, Buffers},
-    environment::{Environment, give_way, within},
+    environment::{Environment, within},
     limits::{RELAY_BUFFER_BYTES, RELAY_TURN_BYTES},
     transport::Transport,
 };
@@ -244,7 +244,7 @@ pub(crate) async fn relay<E: Environment>(
         // Between a fast sender and a fast receiver nothing ever waits; the other connections have to live too.
         if turn_bytes >= RELAY_TURN_BYTES {
             turn_bytes = 0;
-            give_way().await;
+            env.give_way().await;
         }
         within(env, terms.sender_silence, from.readable()).await.map_err(|_| Fault::SenderSilent)?;
         let mut buffer = if bulk { buffers.take_bulk() } else { buffers.take(RELAY_BUFFER_BYTES) };

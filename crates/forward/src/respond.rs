@@ -48,13 +48,11 @@ pub enum Refusal {
     BadGateway,
     /// The upstream did not answer in time.
     GatewayTimeout,
-    /// A fault of our own.
-    Internal,
 }
 
 impl Refusal {
     /// Every refusal, in the order of its discriminant.
-    pub const ALL: [Refusal; 15] = [
+    pub const ALL: [Refusal; 14] = [
         Refusal::Malformed,
         Refusal::Unrouted,
         Refusal::MisdirectedHost,
@@ -69,7 +67,6 @@ impl Refusal {
         Refusal::Overloaded,
         Refusal::BadGateway,
         Refusal::GatewayTimeout,
-        Refusal::Internal,
     ];
 
     /// Its status code (RFC 9110 §15, RFC 6585).
@@ -89,7 +86,6 @@ impl Refusal {
             Refusal::Overloaded => 503,
             Refusal::BadGateway => 502,
             Refusal::GatewayTimeout => 504,
-            Refusal::Internal => 500,
         }
     }
 
@@ -110,7 +106,6 @@ impl Refusal {
             Refusal::Overloaded => "The server is overloaded.",
             Refusal::BadGateway => "The homeserver cannot be reached.",
             Refusal::GatewayTimeout => "The homeserver did not answer in time.",
-            Refusal::Internal => "Internal error.",
         }
     }
 }
@@ -150,7 +145,6 @@ pub(crate) const fn reason_phrase(status: u16) -> &'static str {
         421 => "Misdirected Request",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
         501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",

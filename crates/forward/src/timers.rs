@@ -63,11 +63,6 @@ impl Timers {
         }
     }
 
-    /// When the wheel last turned, rounded up to the next tick: a deadline reckoned from it is never too short.
-    pub(crate) fn recently(&self) -> Instant {
-        self.origin + TIMER_TICK * (self.tick.get() + 1)
-    }
-
     /// Ticks from the origin to `at`; a deadline is rounded up, so that it is never met early.
     fn ticks_until(&self, at: Instant, round_up: bool) -> u32 {
         let (elapsed, tick) = (at.saturating_duration_since(self.origin).as_millis(), TIMER_TICK.as_millis());

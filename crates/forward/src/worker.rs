@@ -40,6 +40,8 @@ pub(crate) struct Worker<E: Environment> {
     pub(crate) live: RefCell<Rc<Live<E>>>,
     /// No new connections and requests; what is in flight goes on.
     pub(crate) draining: Cell<bool>,
+    /// Sockets being accepted from.
+    pub(crate) listening: Cell<usize>,
     /// Connections being served.
     pub(crate) open: Cell<usize>,
     /// Connections over a limit that are being told so.
@@ -101,6 +103,7 @@ impl<E: Environment> Worker<E> {
             counters,
             live: RefCell::new(Live::new(snapshot)),
             draining: Cell::new(false),
+            listening: Cell::new(0),
             open: Cell::new(0),
             turned_away: Cell::new(0),
             wakers: Wakers::default(),

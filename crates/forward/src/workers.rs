@@ -179,7 +179,7 @@ impl Seat {
                     .build();
                 match built {
                     Ok(mut runtime) => {
-                        runtime.block_on(self.work(name));
+                        runtime.block_on(self.work(Driver::Uring, name));
                         // What is left in it are connections past the drain's deadline: the process ends them.
                         return mem::forget(runtime);
                     }
@@ -190,19 +190,23 @@ impl Seat {
         }
         match RuntimeBuilder::<LegacyDriver>::new().enable_timer().build() {
             Ok(mut runtime) => {
-                runtime.block_on(self.work("epoll"));
+                runtime.block_on(self.work(Driver::Epoll, "epoll"));
                 mem::forget(runtime);
             }
             Err(error) => drop(self.started.send(Err(error))),
         }
     }
 
-    async fn work(&mut self, driver: &'static str) {
-        let worker =
-            Worker::new(Ring::start(), self.snapshot.clone(), self.log.take(), self.counters.clone());
+    async fn work(&mut self, driver: Driver, name: &'static str) {
+        let ring = match Ring::start(driver) {
+            Ok(ring) => ring,
+            Err(error) => return drop(self.started.send(Err(error))),
+        };
+        let worker = Worker::new(ring, self.snapshot.clone(), self.log.take(), self.counters.clone());
         for (listener, socket) in mem::take(&mut self.sockets).into_iter().enumerate() {
             match Socket::new(socket) {
                 Ok(socket) => {
+                    worker.listening.set(worker.listening.get() + 1);
                     drop(monoio::spawn(listen::accept_loop(
                         worker.clone(),
                         self.gate.clone(),
@@ -219,7 +223,7 @@ impl Seat {
             None => return,
         };
         drop(monoio::spawn(tick(worker.clone())));
-        let _ = self.started.send(Ok(driver));
+        let _ = self.started.send(Ok(name));
         self.obey(&worker, &bell).await;
         worker.log.flush();
     }
@@ -239,7 +243,7 @@ impl Seat {
         }
         let deadline = worker.env.recently() + worker.live.borrow().snapshot.timeouts.drain;
         let empty = async {
-            while worker.open.get() > 0 {
+            while worker.listening.get() + worker.open.get() > 0 {
                 monoio::time::sleep(DRAIN_LOOK).await;
             }
         };

@@ -200,8 +200,7 @@ fn error_code(refusal: Refusal) -> ErrorCode {
         | Refusal::VersionNotSupported
         | Refusal::Overloaded
         | Refusal::BadGateway
-        | Refusal::GatewayTimeout
-        | Refusal::Internal => ErrorCode::Unknown,
+        | Refusal::GatewayTimeout => ErrorCode::Unknown,
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     raise_descriptor_limit(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // First of all, so that no signal finds a process that is half started and dies of it.
-    let signals = runtime.block_on(async { Signals::new() })?;
+    let mut signals = runtime.block_on(async { Signals::new() })?;
 
     let certificates = check::look_around(&config)?;
     for certificate in &certificates {
@@ -63,12 +63,15 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     }
     tracing::info!(workers, version = env!("CARGO_PKG_VERSION"), "serving");
 
-    let totals = runtime.block_on(serve(started, signals))?;
+    let totals = runtime.block_on(async {
+        let totals = serve(started, &mut signals).await?;
+        if let Some((log, writer)) = log.as_ref().zip(log_writer) {
+            log.end();
+            finish_log(writer, &mut signals).await;
+        }
+        io::Result::Ok(totals)
+    })?;
     let lines_dropped = log.as_ref().map_or(0, ringfence_forward::LogSender::lines_dropped);
-    if let Some((log, log_writer)) = log.zip(log_writer) {
-        log.end();
-        log_writer.finish();
-    }
     tracing::info!(
         connections = totals.connections,
         connections_refused = totals.connections_refused,
@@ -108,7 +111,7 @@ impl Signals {
 }
 
 /// Waits for the signal to end, drains, and waits for that. A second signal ends it at once.
-async fn serve(mut workers: Workers, mut signals: Signals) -> io::Result<Totals> {
+async fn serve(mut workers: Workers, signals: &mut Signals) -> io::Result<Totals> {
     let mut look = time::interval(WORKERS_LOOK);
     loop {
         tokio::select! {
@@ -127,6 +130,23 @@ async fn serve(mut workers: Workers, mut signals: Signals) -> io::Result<Totals>
         () = signals.end() => Err(io::Error::other("ended by a second signal while draining")),
     }
 }
+
+/// Waits for the log's last lines, unless what they are written to has stalled.
+async fn finish_log(writer: access_log::Running, signals: &mut Signals) {
+    let (done, finished) = oneshot::channel();
+    thread::spawn(move || {
+        writer.finish();
+        done.send(())
+    });
+    tokio::select! {
+        _ = finished => {}
+        () = signals.end() => tracing::warn!("ended by a second signal; the last lines of the access log are lost"),
+        () = time::sleep(LOG_FINISH) => tracing::warn!("the access log stalls; its last lines are lost"),
+    }
+}
+
+/// How long the last lines of the access log may take.
+const LOG_FINISH: Duration = Duration::from_secs(5);
 
 /// How often the control plane looks whether all workers are there.
 const WORKERS_LOOK: Duration = Duration::from_secs(1);

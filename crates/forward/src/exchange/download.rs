@@ -40,7 +40,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let mut arrived = None;
         let mut interim_responses = 0;
         let mut arrived = loop {
-            let mut part = self.read_head(origin, arrived.take(), head).await?;
+            let mut part = self.read_head(origin, arrived.take(), interim_responses == 0, head).await?;
             if !head.is_interim() {
                 break part;
             }
@@ -51,10 +51,14 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             // A client of HTTP/1.0 does not expect more than one response (RFC 9110 §15.2).
             if self.head.version() == Version::Http11 {
                 fields::interim_response(head, outgoing);
+                // A refusal behind half a head would be read as the rest of it.
+                self.progress.response_started.set(true);
                 self.send_head(outgoing, &part).await?;
+                self.progress.response_started.set(false);
             }
             part.start += head.head_len();
-            arrived = Some(part);
+            // No buffer is held while nothing is in it: after 102 (Processing) minutes may pass.
+            arrived = Some(part).filter(|part| part.start < part.end);
         };
         self.progress.status.set(Some(head.status()));
         self.progress.answered.set(self.progress.asked_at.get().map(|at| self.worker.env.now() - at));
@@ -70,10 +74,10 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         &self,
         origin: &E::Stream,
         mut arrived: Option<Arrived>,
+        is_first: bool,
         head: &mut ResponseHead,
     ) -> Result<Arrived, Failure> {
         let limits = &self.live.snapshot.limits.head;
-        let untouched = arrived.is_none();
         let mut scan = HeadScan::new();
         loop {
             if let Some(part) = &arrived
@@ -90,12 +94,11 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             }
             match read_now(origin, &mut part.buffer[part.end..]).await {
                 None => {}
-                Some(Ok(0) | Err(_)) if untouched && part.end == 0 => return Err(Failure::UpstreamClosed),
+                Some(Ok(0) | Err(_)) if is_first && part.end == 0 => return Err(Failure::UpstreamClosed),
                 Some(Ok(0) | Err(_)) => return Err(Failure::ResponseHeadCutShort),
                 Some(Ok(read)) => part.end += read,
             }
-            // No buffer is held while nothing is in it.
-            arrived = Some(part).filter(|part| part.end > 0);
+            arrived = Some(part).filter(|part| part.start < part.end);
         }
     }
 

@@ -28,9 +28,10 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
 
     /// Refuses a request whose head cannot be served; `received` is what came of it.
     pub(crate) async fn refuse_head(&self, refusal: Refusal, received: &[u8]) -> Next {
-        let next = match self.refuse(refusal, 0).await {
+        let answer = self.live.snapshot.refusals[0].of(refusal);
+        let next = match self.send_answer(answer, Some("head-refused")).await {
             // Where this request ends is not known.
-            Next::Close(reason) => Next::Linger(reason),
+            Next::Continue | Next::Close(_) => Next::Linger("head-refused"),
             next => next,
         };
         self.record(received, next);

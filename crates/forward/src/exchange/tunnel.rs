@@ -11,19 +11,30 @@ use std::{
 use super::Exchange;
 use crate::{
     environment::{Environment, before, within},
+    inbox::Inbox,
     limits::RELAY_BUFFER_BYTES,
-    relay::{self, Fault, Message, read_now},
+    relay::{self, Fault, Leftover, Message, read_now},
     transport::Transport,
 };
 
 impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     /// Moves bytes until both sides have closed, one has failed, or neither has sent for `tunnel_idle`. One side's
-    /// closing is passed on; the other direction lives on. The two arguments are what has arrived already.
-    pub(super) async fn tunnel(&self, origin: &E::Stream, from_client: &[u8], from_origin: &[u8]) {
+    /// closing is passed on; the other direction lives on. What has come already goes first.
+    pub(super) async fn tunnel(&self, origin: &E::Stream, inbox: &mut Inbox, from_origin: Leftover) {
+        let head_len = self.head.head_len();
+        let early = async {
+            self.pass_early(origin, &inbox.bytes()[head_len..], &self.progress.bytes_in).await?;
+            self.pass_early(self.client, from_origin.bytes(), &self.progress.bytes_out).await
+        };
+        if early.await.is_err() {
+            return;
+        }
+        drop(from_origin);
+        inbox.truncate(head_len);
+
         let moved_at = Cell::new(self.worker.env.recently());
-        let mut up = pin!(self.carry(self.client, origin, from_client, &moved_at, &self.progress.bytes_in));
-        let mut down =
-            pin!(self.carry(origin, self.client, from_origin, &moved_at, &self.progress.bytes_out));
+        let mut up = pin!(self.carry(self.client, origin, &moved_at, &self.progress.bytes_in));
+        let mut down = pin!(self.carry(origin, self.client, &moved_at, &self.progress.bytes_out));
         let (mut up_ended, mut down_ended) = (false, false);
         poll_fn(|cx| {
             let (up_poll, down_poll) =
@@ -40,19 +51,23 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         .await;
     }
 
+    async fn pass_early(&self, to: &impl Transport, bytes: &[u8], count: &Cell<u64>) -> Result<(), Fault> {
+        let message = Message { tail: [bytes, b"", b""], ..Message::default() };
+        relay::send(&self.worker.env, to, &message, self.live.snapshot.timeouts.upstream_silence).await?;
+        count.set(count.get() + bytes.len() as u64);
+        Ok(())
+    }
+
     /// One direction: until `from` closes, which `to` is then told.
     async fn carry(
         &self,
         from: &impl Transport,
         to: &impl Transport,
-        first: &[u8],
         moved_at: &Cell<Instant>,
         count: &Cell<u64>,
     ) -> Result<(), Fault> {
         let (env, timeouts) = (&self.worker.env, &self.live.snapshot.timeouts);
         let silence = timeouts.upstream_silence;
-        relay::send(env, to, &Message { tail: [first, b"", b""], ..Message::default() }, silence).await?;
-        count.set(count.get() + first.len() as u64);
         loop {
             let since = moved_at.get();
             if before(env, since + timeouts.tunnel_idle, from.readable()).await.is_err() {

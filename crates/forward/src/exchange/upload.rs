@@ -77,8 +77,8 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             let leftover =
                 relay(env, buffers, self.client, origin, &mut body, Coding::AsItCame, terms, on_content)
                     .await?;
-            // At most one small buffer: it fits.
-            inbox.append(buffers, leftover.bytes(), self.inbox_bytes_max());
+            let kept = inbox.append(buffers, leftover.bytes(), self.inbox_bytes_max());
+            assert_eq!(kept, leftover.bytes().len(), "one small buffer fits behind every head");
             progress.request_length.set(Some(head_len));
         }
         progress.uploaded_at.set(Some(worker.env.recently()));

@@ -11,9 +11,11 @@ use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use monoio::net::TcpStream;
@@ -26,10 +28,7 @@ use rustix::{
 };
 
 use super::{Transport, fd};
-use crate::{
-    limits::{KIB, NOTSENT_BYTES_MAX},
-    snapshot::ServerAddress,
-};
+use crate::limits::{KIB, NOTSENT_BYTES_MAX};
 
 /// A connected (or listening) stream socket.
 pub struct Socket {
@@ -47,28 +46,23 @@ impl Socket {
         Ok(Socket { shared, read_wait: Readiness::default(), write_wait: Readiness::default() })
     }
 
-    /// Opens a connection to one address. Dropping the future closes the socket.
-    pub async fn connect(address: &ServerAddress) -> io::Result<Socket> {
-        match address {
-            ServerAddress::Unix(path) => {
-                let socket = stream_socket(AddressFamily::UNIX)?;
-                rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-                Socket::new(socket)
+    /// Opens a connection to a Unix socket. Dropping the future closes it.
+    pub async fn connect_unix(path: &Path) -> io::Result<Socket> {
+        let address = SocketAddrUnix::new(path)?;
+        let socket = stream_socket(AddressFamily::UNIX)?;
+        // Unlike TCP, a Unix socket refuses a connection while its backlog is full (50 in Twisted) and signals
+        // nothing when there is room again.
+        while let Err(error) = rustix::net::connect(&socket, &address) {
+            if error != Errno::AGAIN {
+                return Err(error.into());
             }
-            ServerAddress::Tcp(addresses) => {
-                let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-                for address in addresses {
-                    match Socket::connect_tcp(address).await {
-                        Ok(socket) => return Ok(socket),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
+            monoio::time::sleep(BACKLOG_PAUSE).await;
         }
+        Socket::new(socket)
     }
 
-    async fn connect_tcp(address: &SocketAddr) -> io::Result<Socket> {
+    /// Opens a connection to a TCP address. Dropping the future closes it.
+    pub async fn connect_tcp(address: &SocketAddr) -> io::Result<Socket> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = stream_socket(family)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
@@ -172,7 +166,7 @@ impl Transport for Socket {
 
     fn abort(&self) {
         // Failing to set it leaves an orderly close, which is all there is left to do.
-        let _ = sockopt::set_socket_linger(self.descriptor(), Some(std::time::Duration::ZERO));
+        let _ = sockopt::set_socket_linger(self.descriptor(), Some(Duration::ZERO));
     }
 }
 
@@ -212,6 +206,9 @@ fn send(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> rustix::io::Result<us
         rustix::net::send(socket, gathered, SendFlags::NOSIGNAL)
     })
 }
+
+/// How long to wait for room in the backlog of a Unix socket.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 
 /// Up to here slices are put together, in bytes: beyond, the copy is the dearer one.
 const GATHERED_BYTES_MAX: usize = 8 * KIB;

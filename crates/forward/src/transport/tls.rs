@@ -17,7 +17,7 @@ use ringfence_tls::{HELD_BYTES_MAX, ServerConfig, Session, SessionError, Version
 use super::Transport;
 use crate::{
     buffers::{Buffer, Buffers},
-    limits::BULK_BUFFER_BYTES,
+    limits::{BULK_BUFFER_BYTES, KIB, RELAY_BUFFER_BYTES},
 };
 
 /// The server's side of a TLS connection.
@@ -89,8 +89,7 @@ impl<T: Transport> Tls<T> {
             if let Poll::Ready(Err(error)) = flushed {
                 return Poll::Ready(Err(HandshakeError::Io(error)));
             }
-            ready!(state.poll_fill(&self.inner, &self.buffers, HELD_BYTES_MAX, cx))
-                .map_err(HandshakeError::Io)?;
+            ready!(state.poll_fill(&self.inner, &self.buffers, 0, cx)).map_err(HandshakeError::Io)?;
         }
     }
 }
@@ -124,7 +123,7 @@ impl<T: Transport> Transport for Tls<T> {
             if produced > 0 || state.session.has_peer_closed() {
                 return Poll::Ready(Ok(produced));
             }
-            ready!(state.poll_fill(&self.inner, &self.buffers, buf.len().max(HELD_BYTES_MAX), cx))?;
+            ready!(state.poll_fill(&self.inner, &self.buffers, buf.len(), cx))?;
         }
     }
 
@@ -141,13 +140,7 @@ impl<T: Transport> Transport for Tls<T> {
             taken += parts[count].len();
             count += 1;
         }
-        let parts = &parts[..count];
-        let mut buffer = self.buffers.take(state.session.encrypted_bytes_max(parts));
-        let end = state
-            .session
-            .encrypt_into(parts, &mut buffer)
-            .map_err(|error| io::Error::new(io::ErrorKind::BrokenPipe, error))?;
-        state.outgoing = Some(Outgoing { buffer, sent: 0, end });
+        state.encrypt(&parts[..count], &self.buffers)?;
         match state.poll_flush(&self.inner, cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             // What the kernel did not take waits here; the next write or flush goes on with it.
@@ -200,7 +193,8 @@ impl State {
         Ok(received.produced)
     }
 
-    /// Reads ciphertext; the buffer holds `bytes` at least. Gives it back if nothing is there.
+    /// Reads ciphertext, about `bytes` of it. The buffer grows as far as an incomplete record needs, and goes back if
+    /// nothing is there: a few bytes of a record cost their sender's connection a page.
     fn poll_fill<T: Transport>(
         &mut self,
         inner: &T,
@@ -211,8 +205,11 @@ impl State {
         if self.incoming.is_none() {
             ready!(inner.poll_readable(cx));
         }
-        let incoming = self.incoming.get_or_insert_with(|| Incoming::empty(buffers.take(bytes)));
-        incoming.make_room(buffers, bytes);
+        let incoming = self.incoming.get_or_insert_with(|| {
+            let overhead = if bytes < RELAY_BUFFER_BYTES { 0 } else { RECORD_OVERHEAD_LIKELY };
+            Incoming::empty(buffers.take(bytes + overhead))
+        });
+        incoming.make_room(buffers);
         let read = inner.poll_read(cx, &mut incoming.buffer[incoming.end..]);
         let read = match read {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
@@ -226,6 +223,14 @@ impl State {
         incoming.end += read;
         incoming.fresh = true;
         Poll::Ready(Ok(()))
+    }
+
+    fn encrypt(&mut self, parts: &[&[u8]], buffers: &Buffers) -> io::Result<()> {
+        let mut buffer = buffers.take(self.session.encrypted_bytes_max(parts));
+        let encrypted = self.session.encrypt_into(parts, &mut buffer);
+        let end = encrypted.map_err(|error| io::Error::new(io::ErrorKind::BrokenPipe, error))?;
+        self.outgoing = Some(Outgoing { buffer, sent: 0, end });
+        Ok(())
     }
 
     fn poll_flush<T: Transport>(&mut self, inner: &T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -254,18 +259,23 @@ impl Incoming {
         Incoming { buffer, start: 0, end: 0, fresh: false }
     }
 
-    /// Moves the bytes to the front, and to a larger buffer if this one holds less than `bytes`.
-    fn make_room(&mut self, buffers: &Buffers, bytes: usize) {
-        if self.buffer.len() < bytes {
-            let mut larger = buffers.take(bytes);
-            larger[..self.end - self.start].copy_from_slice(&self.buffer[self.start..self.end]);
-            self.buffer = larger;
-        } else if self.start > 0 {
+    /// Makes room behind the bytes: at the front, or in a larger buffer. The session bounds what it leaves here, so
+    /// that this ends ([`HELD_BYTES_MAX`]).
+    fn make_room(&mut self, buffers: &Buffers) {
+        let length = self.end - self.start;
+        if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
+        } else if self.end == self.buffer.len() {
+            let mut larger = buffers.take((length + 1).min(HELD_BYTES_MAX));
+            larger[..length].copy_from_slice(&self.buffer[..length]);
+            self.buffer = larger;
         }
-        (self.start, self.end) = (0, self.end - self.start);
+        (self.start, self.end) = (0, length);
     }
 }
+
+/// What a full buffer of plaintext takes more on the wire, generously, in bytes.
+const RECORD_OVERHEAD_LIKELY: usize = 4 * KIB;
 
 /// Slices encrypted at once; the rest is taken by the next write.
 const PARTS_MAX: usize = 48;

@@ -17,7 +17,7 @@ pub(crate) struct Bound<T> {
 /// Largest request head, from start-line to the empty line, in bytes. nginx accepts 32 KiB in all by default, so
 /// that a homeserver moved from nginx refuses nothing new. 4 KiB is what an ordinary federation request with
 /// several signatures needs; 1 MiB is what the parser's offsets are made for.
-pub(crate) const HEAD_BYTES: Bound<u64> = Bound { default: 32 * KIB, min: 4 * KIB, max: MIB };
+pub(crate) const HEAD_BYTES: Bound<u64> = Bound { default: 32 * KIB, min: 4 * KIB, max: 256 * KIB };
 
 /// Most field lines in a head. Browsers send some 25, federation peers some 10; 100 is Apache's default. The
 /// parser has room for 256.
