@@ -57,6 +57,8 @@ fn listening_socket(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
 /// Accepts connections until the worker drains.
 pub(crate) async fn accept_loop(worker: Rc<Worker<Ring>>, gate: Arc<Gate>, socket: Socket, listener: usize) {
     let _registration = worker.wakers.register().await;
+    // Descriptors or memory are short; told when it begins and when it ends.
+    let mut starved = false;
     loop {
         let draining = poll_fn(|cx| match socket.poll_readable(cx) {
             _ if worker.draining.get() => Poll::Ready(true),
@@ -71,13 +73,20 @@ pub(crate) async fn accept_loop(worker: Rc<Worker<Ring>>, gate: Arc<Gate>, socke
         }
         for _ in 0..ACCEPTS_PER_TURN {
             match socket.accept() {
-                Ok((connection, Some(address))) => admit(&worker, &gate, connection, address, listener),
+                Ok((connection, Some(address))) => {
+                    if std::mem::take(&mut starved) {
+                        tracing::warn!("connections are accepted again");
+                    }
+                    admit(&worker, &gate, connection, address, listener);
+                }
                 Ok((_, None)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The client gave up between its handshake and now.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept; trying again in {ACCEPT_PAUSE:?}");
+                    if !std::mem::replace(&mut starved, true) {
+                        tracing::warn!(%error, "cannot accept connections; trying again every {ACCEPT_PAUSE:?}");
+                    }
                     monoio::time::sleep(ACCEPT_PAUSE).await;
                     break;
                 }

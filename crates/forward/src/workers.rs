@@ -93,9 +93,15 @@ impl Workers {
             workers.workers.push(Handle { mailbox, bell, counters, thread });
         }
         drop(started);
+        let mut without_ring = false;
         for _ in 0..workers.workers.len() {
-            let driver = starts.recv().map_err(|_| io::Error::other("a worker ended before it began"))??;
-            tracing::debug!(driver, "worker started");
+            let (driver, name) =
+                starts.recv().map_err(|_| io::Error::other("a worker ended before it began"))??;
+            tracing::debug!(driver = name, "worker started");
+            without_ring |= driver == Driver::Epoll && plan.driver.is_none();
+        }
+        if without_ring {
+            tracing::warn!("io_uring is not available here; using epoll, which costs more CPU time");
         }
         Ok(workers)
     }
@@ -164,7 +170,7 @@ struct Seat {
     counters: Arc<Counters>,
     messages: Receiver<Message>,
     ringing: Option<OwnedFd>,
-    started: Sender<io::Result<&'static str>>,
+    started: Sender<io::Result<(Driver, &'static str)>>,
 }
 
 impl Seat {
@@ -172,6 +178,10 @@ impl Seat {
     fn run(mut self) {
         if self.driver != Some(Driver::Epoll) {
             for (name, ring) in rings() {
+                if let Err(error) = works(&ring) {
+                    tracing::debug!(name, %error, "the kernel refuses such a ring");
+                    continue;
+                }
                 let built = RuntimeBuilder::<IoUringDriver>::new()
                     .uring_builder(ring)
                     .with_entries(RING_ENTRIES)
@@ -186,7 +196,6 @@ impl Seat {
                     Err(error) => tracing::debug!(name, %error, "the kernel refuses such a ring"),
                 }
             }
-            tracing::warn!("io_uring is not available here; using epoll, which costs more CPU time");
         }
         match RuntimeBuilder::<LegacyDriver>::new().enable_timer().build() {
             Ok(mut runtime) => {
@@ -223,7 +232,7 @@ impl Seat {
             None => return,
         };
         drop(monoio::spawn(tick(worker.clone())));
-        let _ = self.started.send(Ok(name));
+        let _ = self.started.send(Ok((driver, name)));
         self.obey(&worker, &bell).await;
         worker.log.flush();
     }
@@ -268,6 +277,11 @@ fn rings() -> [(&'static str, io_uring::Builder); 3] {
         ("io_uring, cooperative task work", cooperative),
         ("io_uring", ring()),
     ]
+}
+
+/// Whether a ring of this kind can be made and entered: a filter of system calls may allow the one and not the other.
+fn works(builder: &io_uring::Builder) -> io::Result<()> {
+    builder.build(1)?.submit_and_wait(0).map(drop)
 }
 
 /// Regular work: hands the log on, looks after the pools.

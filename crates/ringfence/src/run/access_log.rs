@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io::{self, Stdout, Write},
     thread,
 };
 
@@ -12,14 +12,12 @@ use crate::config::{AccessLog, AccessLogFormat, Server};
 
 /// Opens what the configuration names; `None` when there is to be no log.
 pub(super) fn open(server: &Server) -> Result<Option<(LogSender, Writer)>, String> {
-    let to: Box<dyn Write + Send> = match &server.access_log {
+    let to = match &server.access_log {
         AccessLog::Off => return Ok(None),
-        AccessLog::Stdout => Box::new(io::stdout()),
-        AccessLog::File(path) => Box::new(open_file(path).map_err(|error| {
-            format!(
-                "server.access_log: cannot open {}: {error}; its folder has to exist and be writable",
-                path.display()
-            )
+        AccessLog::Stdout => To::Stdout(io::stdout()),
+        AccessLog::File(path) => To::File(open_file(path).map_err(|error| {
+            let path = path.display();
+            format!("server.access_log: cannot open {path}: {error}; its folder has to exist and be writable")
         })?),
     };
     let format = match server.access_log_format {
@@ -37,7 +35,34 @@ fn open_file(path: &std::path::Path) -> io::Result<File> {
 /// What takes batches of lines and where they go.
 pub(super) struct Writer {
     batches: Batches,
-    to: Box<dyn Write + Send>,
+    to: To,
+}
+
+enum To {
+    Stdout(Stdout),
+    /// Opened for appending: it may be truncated or moved by others.
+    File(File),
+}
+
+impl To {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            To::Stdout(stdout) => stdout.write(bytes),
+            To::File(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            To::Stdout(stdout) => stdout.flush(),
+            To::File(_) => Ok(()),
+        }
+    }
+
+    /// Whether somebody has emptied it: that is how a full disk is often helped.
+    fn is_empty(&self) -> bool {
+        matches!(self, To::File(file) if file.metadata().is_ok_and(|metadata| metadata.len() == 0))
+    }
 }
 
 /// The thread that does so.
@@ -51,28 +76,50 @@ impl Writer {
         Ok(Running { thread })
     }
 
-    /// Writes until the log's end. While the disk is full or the pipe closed, lines are lost and counted,
-    /// and serving goes on.
+    /// Writes until the log's end. While the disk is full or the pipe closed, lines are lost and counted, and serving
+    /// goes on.
     fn write_all(mut self) {
         let mut lines_lost = 0_u64;
-        while let Some(batch) = self.batches.next() {
-            match self.to.write_all(&batch).and_then(|()| self.to.flush()) {
-                Ok(()) if lines_lost > 0 => {
-                    tracing::warn!(lines_lost, "the access log can be written again");
-                    lines_lost = 0;
+        let mut torn = false;
+        while let Some(mut batch) = self.batches.next() {
+            if torn && !self.to.is_empty() {
+                // Half a line stands at the end: what follows must not be glued to it.
+                batch.insert(0, b'\n');
+            }
+            match self.write(&batch) {
+                Ok(()) => {
+                    torn = false;
+                    if lines_lost > 0 {
+                        tracing::warn!(lines_lost, "the access log can be written again");
+                        lines_lost = 0;
+                    }
                 }
-                Ok(()) => {}
-                Err(error) => {
+                Err((error, written)) => {
                     if lines_lost == 0 {
                         tracing::error!(%error, "the access log cannot be written; lines are lost until it can");
                     }
-                    lines_lost += batch.iter().filter(|byte| **byte == b'\n').count() as u64;
+                    torn = if written > 0 { batch[written - 1] != b'\n' } else { torn };
+                    lines_lost += batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
                 }
             }
         }
         if lines_lost > 0 {
             tracing::warn!(lines_lost, "the access log could not be written");
         }
+    }
+
+    /// Writes a batch, or as much of it as goes.
+    fn write(&mut self, batch: &[u8]) -> Result<(), (io::Error, usize)> {
+        let mut written = 0;
+        while written < batch.len() {
+            match self.to.write(&batch[written..]) {
+                Ok(0) => return Err((io::ErrorKind::WriteZero.into(), written)),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err((error, written)),
+            }
+        }
+        self.to.flush().map_err(|error| (error, written))
     }
 }
 
