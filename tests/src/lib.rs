@@ -8,11 +8,18 @@
 
 pub mod authority;
 pub mod client;
+pub mod corpus;
+pub mod exchange;
+pub mod expected;
+pub mod hardship;
+pub mod judge;
 pub mod matrix;
 pub mod message;
 pub mod origin;
 pub mod place;
 pub mod proxy;
+pub mod stage;
+pub mod strict;
 pub mod wire;
 
 use std::sync::mpsc;

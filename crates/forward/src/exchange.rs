@@ -19,7 +19,7 @@ mod tunnel;
 mod upload;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     io,
     pin::pin,
@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use ringfence_http1::{BodyFraming, RequestHead};
 
 use crate::{
@@ -37,7 +38,7 @@ use crate::{
     peer::Peer,
     record::Record,
     request_id::RequestId,
-    respond::Refusal,
+    respond::{Answer, Refusal},
     route::{self, Routed},
     snapshot::{Action, Rule},
     transport::Transport,
@@ -76,6 +77,8 @@ pub(crate) struct Exchange<'a, E: Environment, T> {
     pub(crate) request_id: RequestId,
     pub(crate) started: Instant,
     progress: Progress,
+    /// What the client's `Upgrade` says; empty for nearly every request.
+    offered_protocols: RefCell<Vec<u8>>,
 }
 
 /// What the two directions of an exchange tell each other, and what is logged of them.
@@ -126,7 +129,17 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         started: Instant,
     ) -> Self {
         let request_id = worker.request_ids.next();
-        Exchange { worker, live, peer, client, head, request_id, started, progress: Progress::default() }
+        Exchange {
+            worker,
+            live,
+            peer,
+            client,
+            head,
+            request_id,
+            started,
+            progress: Progress::default(),
+            offered_protocols: RefCell::default(),
+        }
     }
 
     /// Serves the request and uses up its bytes in `inbox`.
@@ -139,7 +152,12 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         let snapshot = &self.live.snapshot;
         let (peer, trusted) = (self.peer, &snapshot.trusted_proxies);
         let client = fields::client(peer.address.ip(), peer.scheme(), trusted, self.head, head_bytes);
+        if let Some(protocols) = self.head.upgrade() {
+            self.offered_protocols.replace(protocols.of(head_bytes).to_vec());
+        }
         let next = match route::lookup(snapshot, listener, client.address, self.head, head_bytes) {
+            // It asks about the way, and has come as far as it may go (RFC 9110 §7.6.2).
+            _ if fields::max_forwards(self.head, head_bytes) == Some(0) => self.answer(&FORWARDS_SPENT).await,
             _ if listener.redirect => self.redirect(head_bytes).await,
             Err(refusal) => self.refuse(refusal, 0).await,
             Ok(Routed { rule, site }) => match &rule.action {
@@ -311,6 +329,9 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         );
     }
 }
+
+/// What an OPTIONS or a TRACE is told that may not be forwarded any more.
+const FORWARDS_SPENT: Answer = Answer { status: 200, field_lines: Bytes::new(), content: Bytes::new() };
 
 /// A connection to a server.
 struct Link<S> {

@@ -6,7 +6,7 @@ use std::{io::Write as _, net::IpAddr};
 
 use ipnet::IpNet;
 use ringfence_http1::{
-    BodyFraming, FieldLine, KnownField, OutgoingHead, RequestHead, ResponseHead, TargetForm, Version,
+    BodyFraming, FieldLine, KnownField, Method, OutgoingHead, RequestHead, ResponseHead, TargetForm, Version,
 };
 
 use crate::{request_id::RequestId, snapshot::contains};
@@ -69,7 +69,12 @@ pub(crate) fn client(
 }
 
 /// Builds the head to send to the origin.
-pub(crate) fn request(head: &RequestHead, forwarded: &Forwarded<'_>, out: &mut OutgoingHead) {
+pub(crate) fn request(
+    head: &RequestHead,
+    head_bytes: &[u8],
+    forwarded: &Forwarded<'_>,
+    out: &mut OutgoingHead,
+) {
     out.clear();
     if head.version() == Version::Http11 && head.target_form() == TargetForm::Origin {
         out.push_input(head.start_line());
@@ -81,8 +86,12 @@ pub(crate) fn request(head: &RequestHead, forwarded: &Forwarded<'_>, out: &mut O
         out.push_owned(b" HTTP/1.1\r\n");
     }
     let upgrade = head.upgrade().is_some();
+    let forwards_left = max_forwards(head, head_bytes);
     for line in head.fields().iter().filter(|line| request_line_passes(line, head.version(), upgrade)) {
-        out.push_input(line.line);
+        match forwards_left {
+            Some(left) if is_max_forwards(line, head_bytes) => push_max_forwards(left.saturating_sub(1), out),
+            _ => out.push_input(line.line),
+        }
     }
     if head.host().is_none() {
         out.push_owned(b"Host: ");
@@ -96,7 +105,7 @@ pub(crate) fn request(head: &RequestHead, forwarded: &Forwarded<'_>, out: &mut O
     if upgrade {
         out.push_owned(b"Connection: upgrade\r\n");
     }
-    push_forwarded(forwarded, out);
+    push_forwarded(forwarded, head.version(), out);
 }
 
 fn request_line_passes(line: &FieldLine, version: Version, upgrade: bool) -> bool {
@@ -109,12 +118,52 @@ fn request_line_passes(line: &FieldLine, version: Version, upgrade: bool) -> boo
         | KnownField::XRealIp
         | KnownField::XRequestId => false,
         // A client of HTTP/1.0 does not know 100 (Continue) and must not be sent one (RFC 9110 §10.1.1).
-        KnownField::Expect => version == Version::Http11,
+        KnownField::Expect => version == Version::Http11 && !line.hop_by_hop,
         _ => !line.hop_by_hop,
     }
 }
 
-fn push_forwarded(forwarded: &Forwarded<'_>, out: &mut OutgoingHead) {
+/// How often a request may still be forwarded, where its method says that this counts (RFC 9110 §7.6.2).
+pub(crate) fn max_forwards(head: &RequestHead, head_bytes: &[u8]) -> Option<u64> {
+    if !matches!(head.method(), Method::Options | Method::Trace) {
+        return None;
+    }
+    let line = head.fields().iter().find(|line| is_max_forwards(line, head_bytes))?;
+    std::str::from_utf8(line.value.of(head_bytes)).ok()?.parse().ok()
+}
+
+fn is_max_forwards(line: &FieldLine, head_bytes: &[u8]) -> bool {
+    line.known == KnownField::Control && line.name.of(head_bytes).eq_ignore_ascii_case(b"max-forwards")
+}
+
+fn push_max_forwards(left: u64, out: &mut OutgoingHead) {
+    let mut line = [0; MAX_FORWARDS_BYTES_MAX];
+    let mut rest = &mut line[..];
+    // Fits, see the bound.
+    let _ = write!(rest, "Max-Forwards: {left}\r\n");
+    let unused = rest.len();
+    out.push_owned(&line[..MAX_FORWARDS_BYTES_MAX - unused]);
+}
+
+/// The name, 20 digits and CRLF take 36 bytes.
+const MAX_FORWARDS_BYTES_MAX: usize = 40;
+
+/// Whether `Connection` names fields of its own, so that a trailer section could hold one of them. Such a section is
+/// dropped, as it may be (RFC 9110 §6.5.1, §7.6.1).
+pub(crate) fn names_fields(fields: &[FieldLine], head_bytes: &[u8]) -> bool {
+    let options = fields
+        .iter()
+        .filter(|line| line.known == KnownField::Connection)
+        .flat_map(|line| line.value.of(head_bytes).split(|byte| *byte == b','));
+    options.map(<[u8]>::trim_ascii).any(|option| {
+        !option.is_empty()
+            && !["close", "keep-alive", "te", "upgrade"]
+                .iter()
+                .any(|usual| option.eq_ignore_ascii_case(usual.as_bytes()))
+    })
+}
+
+fn push_forwarded(forwarded: &Forwarded<'_>, version: Version, out: &mut OutgoingHead) {
     let mut lines = [0; FORWARDED_BYTES_MAX];
     let mut rest = &mut lines[..];
     // The array holds the longest address; nothing here can fail.
@@ -122,7 +171,11 @@ fn push_forwarded(forwarded: &Forwarded<'_>, out: &mut OutgoingHead) {
     let _ = rest.write_all(forwarded.client.scheme);
     let _ = rest.write_all(b"\r\nX-Request-ID: ");
     let _ = rest.write_all(forwarded.request_id);
-    let _ = rest.write_all(b"\r\nVia: 1.1 ringfence\r\n\r\n");
+    // The version in which the request came (RFC 9110 §7.6.3).
+    let _ = rest.write_all(match version {
+        Version::Http10 => b"\r\nVia: 1.0 ringfence\r\n\r\n",
+        Version::Http11 => b"\r\nVia: 1.1 ringfence\r\n\r\n",
+    });
     let unused = rest.len();
     out.push_owned(&lines[..FORWARDED_BYTES_MAX - unused]);
 }

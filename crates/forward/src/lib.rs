@@ -28,6 +28,8 @@ mod record;
 mod relay;
 mod request_id;
 mod route;
+#[cfg(test)]
+mod simulation;
 mod timers;
 mod wakers;
 mod worker;

@@ -5,7 +5,7 @@
 //! message. A buffer is held only between a read and its write.
 
 use std::{
-    future::{poll_fn, ready},
+    future::poll_fn,
     io::{self, IoSlice},
     task::Poll,
     time::Duration,
@@ -128,6 +128,8 @@ pub(crate) enum Coding {
     AsItCame,
     /// Content that ends by close becomes chunks, so that the receiver can tell its end from a fault.
     Chunk,
+    /// Chunks as they came, but without the trailer section.
+    WithoutTrailers,
     /// Chunks become content that ends by close, for a client of HTTP/1.0.
     Unchunk,
 }
@@ -299,7 +301,7 @@ impl<'a> Piece<'a> {
     /// Takes the bytes of `input` that belong to `body`.
     pub(crate) fn take(body: &mut Body, input: &'a [u8], coding: Coding) -> Result<Piece<'a>, BodyFault> {
         let decoder = match (&body.state, coding) {
-            (State::Chunked(decoder), Coding::Unchunk) => Some(decoder.clone()),
+            (State::Chunked(decoder), Coding::Unchunk | Coding::WithoutTrailers) => Some(decoder.clone()),
             _ => None,
         };
         let taken = body.take(input)?;
@@ -315,7 +317,12 @@ impl<'a> Piece<'a> {
         silence: Duration,
     ) -> Result<(), Fault> {
         match self.coding {
-            Coding::AsItCame => send(env, to, &Message { head, tail: [self.bytes, b"", b""] }, silence).await,
+            Coding::Unchunk | Coding::WithoutTrailers if self.decoder.is_some() => {
+                self.send_parts(env, to, head, silence).await
+            }
+            Coding::AsItCame | Coding::Unchunk | Coding::WithoutTrailers => {
+                send(env, to, &Message { head, tail: [self.bytes, b"", b""] }, silence).await
+            }
             Coding::Chunk if self.bytes.is_empty() => {
                 send(env, to, &Message { head, ..Message::default() }, silence).await
             }
@@ -323,11 +330,10 @@ impl<'a> Piece<'a> {
                 let size = chunk_header(self.bytes.len() as u64);
                 send(env, to, &Message { head, tail: [size.as_slice(), self.bytes, b"\r\n"] }, silence).await
             }
-            Coding::Unchunk => self.send_content(env, to, head, silence).await,
         }
     }
 
-    async fn send_content<E: Environment>(
+    async fn send_parts<E: Environment>(
         &self,
         env: &E,
         to: &impl Transport,
@@ -335,14 +341,16 @@ impl<'a> Piece<'a> {
         silence: Duration,
     ) -> Result<(), Fault> {
         send(env, to, &Message { head, ..Message::default() }, silence).await?;
-        let Some(mut decoder) = self.decoder.clone() else { return ready(Ok(())).await };
+        let Some(mut decoder) = self.decoder.clone() else { return Ok(()) };
         let mut rest = self.bytes;
         while !rest.is_empty() {
             let (consumed, part) = decoder.next(rest).map_err(Fault::Malformed)?;
-            if let ChunkedPart::Data(range) = part {
-                send(env, to, &Message { tail: [&rest[range], b"", b""], ..Message::default() }, silence)
-                    .await?;
-            }
+            let passes: &[u8] = match (part, self.coding) {
+                (ChunkedPart::Data(range), Coding::Unchunk) => &rest[range],
+                (_, Coding::Unchunk) | (ChunkedPart::Trailer, _) => b"",
+                _ => &rest[..consumed],
+            };
+            send(env, to, &Message { tail: [passes, b"", b""], ..Message::default() }, silence).await?;
             rest = &rest[consumed.max(1)..];
         }
         Ok(())

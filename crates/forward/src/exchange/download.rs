@@ -142,13 +142,26 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         outgoing: &mut OutgoingHead,
         arrived: Arrived,
     ) -> Result<Answered, Failure> {
-        if self.head.upgrade().is_none() || head.upgrade().is_none() {
+        let switched_to = head.upgrade().map(|span| span.of(arrived.bytes()));
+        if !switched_to.is_some_and(|protocols| self.has_asked_for(protocols)) {
             return Err(Failure::UnaskedUpgrade);
         }
         self.rewrite(head, outgoing, BodyFraming::NONE, false);
         self.progress.response_started.set(true);
         self.send_head(outgoing, &arrived).await?;
         Ok(Answered::Upgraded(arrived.into_leftover(head.head_len())))
+    }
+
+    /// Whether the client offered each of these protocols (RFC 9110 §7.8).
+    fn has_asked_for(&self, protocols: &[u8]) -> bool {
+        let offered = self.offered_protocols.borrow();
+        let elements = |list: &'_ [u8]| {
+            list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).map(<[u8]>::to_vec).collect::<Vec<_>>()
+        };
+        let offered = elements(&offered);
+        elements(protocols)
+            .iter()
+            .all(|protocol| offered.iter().any(|offer| offer.eq_ignore_ascii_case(protocol)))
     }
 
     /// Sends the final response.
@@ -160,7 +173,10 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         arrived: &mut Arrived,
     ) -> Result<Answered, Failure> {
         let (worker, progress, timeouts) = (self.worker, &self.progress, &self.live.snapshot.timeouts);
-        let (framing, coding) = spelling(head.framing(), self.head.version());
+        let (framing, mut coding) = spelling(head.framing(), self.head.version());
+        if coding == Coding::AsItCame && fields::names_fields(head.fields(), arrived.bytes()) {
+            coding = Coding::WithoutTrailers;
+        }
         let close = self.close_reason(framing);
         self.rewrite(head, outgoing, framing, close.is_some());
 

@@ -45,7 +45,11 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let head_len = self.head.head_len();
         let mut body = Body::new(self.head.framing(), content_max);
         let (head_bytes, behind) = inbox.bytes().split_at(head_len);
-        let first = Piece::take(&mut body, behind, Coding::AsItCame)?;
+        let coding = match fields::names_fields(self.head.fields(), head_bytes) {
+            true => Coding::WithoutTrailers,
+            false => Coding::AsItCame,
+        };
+        let first = Piece::take(&mut body, behind, coding)?;
         let request_length = first.taken.ended.then_some(head_len + first.taken.consumed);
         // What has been read whole stays so, whatever the origin does with it.
         progress.request_length.set(request_length);
@@ -53,7 +57,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         {
             // Given back as soon as it is sent: a long poll does not keep it.
             let mut outgoing = worker.outgoing_head();
-            fields::request(self.head, forwarded, &mut outgoing);
+            fields::request(self.head, head_bytes, forwarded, &mut outgoing);
             let head = Some((&*outgoing, head_bytes));
             first.send(&worker.env, origin, head, timeouts.upstream_silence).await?;
         }
@@ -75,8 +79,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             };
             let (env, buffers) = (&worker.env, &worker.buffers);
             let leftover =
-                relay(env, buffers, self.client, origin, &mut body, Coding::AsItCame, terms, on_content)
-                    .await?;
+                relay(env, buffers, self.client, origin, &mut body, coding, terms, on_content).await?;
             let kept = inbox.append(buffers, leftover.bytes(), self.inbox_bytes_max());
             assert_eq!(kept, leftover.bytes().len(), "one small buffer fits behind every head");
             progress.request_length.set(Some(head_len));

@@ -1,6 +1,6 @@
 use std::io::IoSlice;
 
-use ringfence_http1::{HeadLimits, Method};
+use ringfence_http1::HeadLimits;
 
 use super::*;
 
@@ -23,7 +23,12 @@ fn text(out: &OutgoingHead, input: &str) -> String {
 fn sent(head: &str) -> String {
     let mut out = OutgoingHead::with_capacity(1, 1);
     let client = Client { address: "192.0.2.7".parse().unwrap(), scheme: b"https" };
-    request(&parsed(head), &Forwarded { client, request_id: ID, host: b"hs.example" }, &mut out);
+    request(
+        &parsed(head),
+        head.as_bytes(),
+        &Forwarded { client, request_id: ID, host: b"hs.example" },
+        &mut out,
+    );
     text(&out, head)
 }
 
@@ -70,7 +75,11 @@ fn absolute_form_becomes_origin_form() {
 #[test]
 fn a_client_of_http_1_0_is_spoken_for_in_http_1_1() {
     let head = "POST /x HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
-    assert_eq!(sent(head), "POST /x HTTP/1.1\r\nContent-Length: 1\r\nHost: hs.example\r\n".to_owned() + OURS);
+    assert_eq!(
+        sent(head),
+        "POST /x HTTP/1.1\r\nContent-Length: 1\r\nHost: hs.example\r\n".to_owned()
+            + &OURS.replace("Via: 1.1", "Via: 1.0")
+    );
 }
 
 #[test]
@@ -150,6 +159,24 @@ fn the_longest_forwarding_lines_fit() {
     let mut out = OutgoingHead::with_capacity(1, 1);
     let client =
         Client { address: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(), scheme: b"https" };
-    push_forwarded(&Forwarded { client, request_id: ID, host: b"" }, &mut out);
+    push_forwarded(&Forwarded { client, request_id: ID, host: b"" }, Version::Http11, &mut out);
     assert!(text(&out, "").ends_with("Via: 1.1 ringfence\r\n\r\n"));
+}
+
+#[test]
+fn max_forwards_counts_down_for_the_methods_that_it_is_for() {
+    let head = |method: &str| format!("{method} /x HTTP/1.1\r\nHost: a\r\nmax-forwards: 5\r\n\r\n");
+    assert!(sent(&head("OPTIONS")).contains("\r\nMax-Forwards: 4\r\n"));
+    assert!(sent(&head("TRACE")).contains("\r\nMax-Forwards: 4\r\n"));
+    assert!(sent(&head("GET")).contains("\r\nmax-forwards: 5\r\n"));
+}
+
+#[test]
+fn connection_names_fields_beyond_its_usual_options() {
+    for (value, names) in
+        [("close", false), ("Keep-Alive, TE,upgrade", false), ("x-hop", true), ("close, x-hop", true)]
+    {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {value}\r\n\r\n");
+        assert_eq!(names_fields(parsed(&head).fields(), head.as_bytes()), names, "{value}");
+    }
 }

@@ -26,7 +26,7 @@ use crate::{
 /// The books of one client.
 pub(super) struct ClientRecord {
     pub(super) requests: Vec<Request>,
-    script: Script,
+    pub(super) script: Script,
     /// What the proxy did on this connection.
     pub(super) log: Rc<Log>,
     /// The proxy's task that serves it.
@@ -35,19 +35,33 @@ pub(super) struct ClientRecord {
     pub(super) sent: Cell<usize>,
     /// Bytes read.
     pub(super) seen: RefCell<Vec<u8>>,
-    /// Final responses read to their ends.
-    pub(super) answered: Cell<usize>,
-    /// The head of the next one has been read.
-    pub(super) answering: Cell<bool>,
-    /// Interim responses to the present request.
-    interim: Cell<usize>,
-    /// Where in `seen` the present response begins.
-    at: Cell<usize>,
-    /// The last response said that the connection ends, or it has ended.
+    /// Where among the responses it is with reading.
+    pub(super) heard: Cell<Progress>,
+    /// Where among the responses the proxy is with writing.
+    told: Cell<Progress>,
+    /// Nothing more can be read.
     over: Cell<bool>,
 }
 
-struct Script {
+/// A place in the stream of responses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// Bytes looked at.
+    len: usize,
+    /// Where the present response begins.
+    at: usize,
+    /// Final responses with their ends.
+    pub(super) answered: usize,
+    /// The head of the next one is there.
+    pub(super) answering: bool,
+    /// Interim responses to the present request.
+    interim: usize,
+    /// A response says that the connection ends.
+    closes: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Script {
     /// Requests do not wait for answers.
     pipelines: bool,
     piece_bytes_max: usize,
@@ -61,14 +75,14 @@ struct Script {
 }
 
 /// What happens between two pieces, at times.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pause {
     None,
     Short,
     Long,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     Prompt,
     Slow,
@@ -77,7 +91,7 @@ enum Reading {
 }
 
 /// What a client does behind some byte.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Fault {
     Reset,
     Close,
@@ -146,10 +160,8 @@ impl ClientRecord {
             connection: Cell::default(),
             sent: Cell::default(),
             seen: RefCell::default(),
-            answered: Cell::default(),
-            answering: Cell::default(),
-            interim: Cell::default(),
-            at: Cell::default(),
+            heard: Cell::default(),
+            told: Cell::default(),
             over: Cell::default(),
         }
     }
@@ -165,32 +177,52 @@ impl ClientRecord {
         self.requests[..index].iter().map(|request| request.wire.len()).sum()
     }
 
-    /// Looks at what has come for the ends of responses.
-    fn follow(&self) {
-        let seen = self.seen.borrow();
-        while let Some(request) = self.requests.get(self.answered.get()) {
-            let rest = &seen[self.at.get()..];
-            // What is wrong is found out by the judge.
-            let Parsed::Whole(head) = Head::parse(rest) else { return };
-            if matches!(head.status(), Some(100 | 102..=199)) {
-                self.at.set(self.at.get() + head.len);
-                self.interim.set(self.interim.get() + 1);
-                continue;
-            }
-            self.answering.set(true);
-            let Ok(framing) = head.response_framing(request.method) else { return };
-            let Ok(body) = Body::parse(framing, &rest[head.len..]) else { return };
-            if head.closes() {
-                self.over.set(true);
-            }
-            if !body.ended {
-                return;
-            }
-            self.at.set(self.at.get() + head.len + body.consumed);
-            self.answered.set(self.answered.get() + 1);
-            self.answering.set(false);
-            self.interim.set(0);
+    /// Where among the responses the proxy is with writing.
+    pub(super) fn told(&self) -> Progress {
+        let progress = self.told.get().follow(&self.log.written.borrow(), &self.requests);
+        self.told.set(progress);
+        progress
+    }
+}
+
+impl Progress {
+    /// A part of a response is there.
+    pub(super) fn is_partial(self) -> bool {
+        self.at < self.len
+    }
+
+    /// Looks for the ends of responses in what has come, which is `bytes`.
+    fn follow(mut self, bytes: &[u8], requests: &[Request]) -> Progress {
+        if self.len == bytes.len() {
+            return self;
         }
+        self.len = bytes.len();
+        while let Some(request) = requests.get(self.answered) {
+            if !self.step(&bytes[self.at..], request.method) {
+                break;
+            }
+        }
+        self
+    }
+
+    /// Goes behind one response; `false`: it is not all there. What is wrong with it is the judge's to find.
+    fn step(&mut self, rest: &[u8], method: &str) -> bool {
+        let Parsed::Whole(head) = Head::parse(rest) else { return false };
+        if matches!(head.status(), Some(100 | 102..=199)) {
+            self.at += head.len;
+            self.interim += 1;
+            return true;
+        }
+        self.answering = true;
+        self.closes = head.closes();
+        let Ok(framing) = head.response_framing(method) else { return false };
+        let Ok(body) = Body::parse(framing, &rest[head.len..]) else { return false };
+        if body.ended {
+            self.at += head.len + body.consumed;
+            self.answered += 1;
+            (self.answering, self.interim) = (false, 0);
+        }
+        body.ended
     }
 }
 
@@ -249,7 +281,8 @@ impl Client {
                 return;
             };
             self.record.seen.borrow_mut().extend_from_slice(&buffer[..read]);
-            self.record.follow();
+            let heard = self.record.heard.get();
+            self.record.heard.set(heard.follow(&self.record.seen.borrow(), &self.record.requests));
         }
     }
 
@@ -278,7 +311,7 @@ impl Client {
     /// Waits until `count` requests are answered or no more will be.
     async fn answers(&self, count: usize) {
         let record = &self.record;
-        let enough = || record.answered.get() >= count || record.over.get();
+        let enough = || record.heard.get().answered >= count || record.over.get();
         // The reading half is part of the same task: whatever changes this polls it.
         poll_fn(|_| if enough() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
@@ -287,7 +320,10 @@ impl Client {
     async fn go_ahead(&self, index: usize) {
         let record = &self.record;
         let mut patience = pin!(self.world.sleep(Duration::from_secs(1)));
-        let heard = || record.interim.get() > 0 || record.answered.get() > index || record.over.get();
+        let heard = || {
+            let heard = record.heard.get();
+            heard.interim > 0 || heard.answered > index || heard.closes || record.over.get()
+        };
         poll_fn(|cx| if heard() { Poll::Ready(()) } else { patience.as_mut().poll(cx) }).await;
     }
 
@@ -296,7 +332,7 @@ impl Client {
         let (world, script, sent) = (&self.world, &self.record.script, &self.record.sent);
         let mut rest = bytes;
         while !rest.is_empty() {
-            if script.listens && self.record.over.get() {
+            if script.listens && self.record.heard.get().closes {
                 return Err(None);
             }
             self.pause().await;

@@ -111,9 +111,7 @@ impl Body {
     /// The body at the start of `bytes`.
     pub(super) fn parse(framing: Framing, bytes: &[u8]) -> Result<Body, String> {
         match framing {
-            Framing::UntilClose => {
-                Ok(Body { content: bytes.to_vec(), consumed: bytes.len(), ended: false })
-            }
+            Framing::UntilClose => Ok(Body { content: bytes.to_vec(), consumed: bytes.len(), ended: false }),
             Framing::Length(length) => {
                 let consumed = length.min(bytes.len());
                 Ok(Body { content: bytes[..consumed].to_vec(), consumed, ended: consumed == length })

@@ -60,7 +60,7 @@ impl Origin {
         let head = self.read_head().await?;
         let method = head.start_line.split(' ').next().unwrap_or_default().to_owned();
         let Ok(framing) = head.request_framing() else { return None };
-        let Some(id) = head.exchange() else { return None };
+        let id = head.exchange()?;
         let when = if self.world.rng.once_in(8) { When::Head } else { When::All };
         let when = if when == When::All && self.world.rng.once_in(10) { When::Part } else { when };
         let reply = Rc::new(Reply::draw(&self.world, id, &method, self.record.sent.get()));
@@ -71,6 +71,7 @@ impl Origin {
         }
         match when {
             When::Head => {}
+            When::Part if Body::parse(framing, &self.inbox).ok()?.ended => {}
             When::Part => self.read_some().await?,
             When::All => self.read_body(framing).await?,
         }
@@ -91,9 +92,8 @@ impl Origin {
         }
         if self.world.rng.once_in(2) {
             let world = self.world.clone();
-            let mut patience = pin!(async {
-                if world.rng.once_in(2) { world.rest().await } else { world.dawdle().await }
-            });
+            let mut patience =
+                pin!(async { if world.rng.once_in(2) { world.rest().await } else { world.dawdle().await } });
             return poll_fn(|cx| match self.pipe.poll_readable(cx) {
                 Poll::Ready(()) => Poll::Ready(Some(())),
                 Poll::Pending => patience.as_mut().poll(cx).map(|()| None),

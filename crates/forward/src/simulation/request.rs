@@ -48,8 +48,10 @@ impl Request {
             8 => Kind::BadBody,
             _ => Kind::Forwarded,
         };
-        let method = *rng.pick(&["GET", "GET", "GET", "POST", "POST", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"]);
-        let method = if matches!(kind, Kind::TooLarge | Kind::BadBody) { "POST" } else { method };
+        let method =
+            *rng.pick(&["GET", "GET", "GET", "POST", "POST", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"]);
+        let method =
+            if matches!(kind, Kind::TooLarge | Kind::BadBody | Kind::BadHead) { "POST" } else { method };
         let path = match kind {
             Kind::Local => "local",
             Kind::Unrouted => "nowhere",
@@ -103,7 +105,8 @@ impl Request {
         if self.expects {
             head += "Expect: 100-continue\r\n";
         }
-        head += *rng.pick(&["", "", "", "Connection: x-hop\r\nX-Hop: 1\r\n", "X-Forwarded-For: 192.0.2.66\r\n"]);
+        head +=
+            *rng.pick(&["", "", "", "Connection: x-hop\r\nX-Hop: 1\r\n", "X-Forwarded-For: 192.0.2.66\r\n"]);
         if !head.contains("Connection") && rng.once_in(10) {
             head += "Connection: close\r\n";
         }
@@ -139,7 +142,11 @@ pub(super) fn content_len(rng: &Rng, most: usize) -> usize {
 /// `content` in chunks of drawn sizes, with extensions and trailers at times.
 pub(super) fn chunks(rng: &Rng, content: &[u8]) -> Vec<u8> {
     let mut wire = data_chunks(rng, content);
-    wire.extend_from_slice(rng.pick(&[&b"0\r\n\r\n"[..], b"0\r\n\r\n", b"000;last\r\nX-Checksum: 1\r\n\r\n"]));
+    wire.extend_from_slice(rng.pick::<&[u8]>(&[
+        &b"0\r\n\r\n"[..],
+        b"0\r\n\r\n",
+        b"000;last\r\nX-Checksum: 1\r\n\r\n",
+    ]));
     wire
 }
 
@@ -158,13 +165,18 @@ fn data_chunks(rng: &Rng, content: &[u8]) -> Vec<u8> {
     wire
 }
 
-/// A chunked body that goes wrong behind `content` (RFC 9112 §7.1).
+/// A chunked body that goes wrong behind `content`, which is not empty (RFC 9112 §7.1).
 pub(super) fn bad_chunks(rng: &Rng, content: &[u8]) -> Vec<u8> {
     let mut wire = data_chunks(rng, content);
-    wire.extend_from_slice(rng.pick(&[
-        &b"zz\r\n\r\n"[..],
+    if rng.once_in(6) {
+        // Something else where the line end of the last chunk should be.
+        wire.truncate(wire.len() - 2);
+        wire.extend_from_slice(b"XX0\r\n\r\n");
+        return wire;
+    }
+    wire.extend_from_slice(rng.pick::<&[u8]>(&[
+        b"zz\r\n\r\n",
         b"-1\r\n\r\n",
-        b"5\r\nabcdeXX0\r\n\r\n",
         b"0\nX: y\r\n\r\n",
         b"10000000000000000\r\n\r\n",
         b"0\r\nContent-Length: 3\r\n\r\n",

@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    future::{Future, pending},
+    future::{Future, pending, poll_fn},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -20,7 +20,7 @@ use super::{
     wire::Wire,
 };
 use crate::{
-    environment::Environment,
+    environment::{Environment, within},
     limits::{TIMER_TICK, Timeouts},
     snapshot::ServerAddress,
     timers::{self, Timers},
@@ -62,6 +62,9 @@ enum Reachable {
 /// Polls and calls of a transport without any byte, end or instant between them that mean a busy loop. The
 /// awkwardness of a [`Wire`] stays far below.
 const WORK_MAX: u32 = 10_000;
+
+/// No timeout that is drawn is longer.
+const DEADLINE_MAX: Duration = Duration::from_secs(12);
 
 impl World {
     pub(super) fn new(seed: u64, servers: usize) -> Rc<World> {
@@ -110,11 +113,6 @@ impl World {
 
     pub(super) fn now(&self) -> Instant {
         self.now.get()
-    }
-
-    /// Since the simulation began.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.now.get() - self.epoch
     }
 
     /// Remembers the first thing that went wrong.
@@ -245,18 +243,33 @@ impl Environment for Simulated {
     }
 
     fn recently(&self) -> Instant {
-        self.0.timers.recently()
+        self.0.now()
     }
 
     fn sleep_until(&self, at: Instant) -> Sleep {
+        let wait = at.saturating_duration_since(self.0.now());
+        if wait > DEADLINE_MAX + TIMER_TICK {
+            self.0.violate(format!("a deadline {wait:?} away"));
+        }
         self.0.sleep_until(at)
     }
 
-    async fn connect(&self, address: &ServerAddress) -> io::Result<Wire> {
-        match address {
-            ServerAddress::Tcp(addresses) => self.0.dial(usize::from(addresses[0].port())).await,
-            ServerAddress::Unix(_) => Err(io::ErrorKind::NotFound.into()),
-        }
+    async fn give_way(&self) {
+        let mut yielded = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    async fn connect(&self, address: &ServerAddress, limit: Duration) -> io::Result<Wire> {
+        let ServerAddress::Tcp(addresses) = address else { return Err(io::ErrorKind::NotFound.into()) };
+        let server = usize::from(addresses[0].port());
+        within(self, limit, self.0.dial(server)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn is_quiet(&self, stream: &Wire) -> bool {

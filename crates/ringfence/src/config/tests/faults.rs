@@ -366,7 +366,7 @@ fn the_process_is_checked() {
 #[test]
 fn every_limit_has_a_least_and_a_greatest_value() {
     for (key, below, above) in [
-        ("head_bytes_max", "\"1 KiB\"", "\"2 MiB\""),
+        ("head_bytes_max", "\"1 KiB\"", "\"257 KiB\""),
         ("field_count_max", "15", "257"),
         ("body_bytes_max", "1023", "\"1025 GiB\""),
         ("connections_max", "15", "1_000_001"),
@@ -379,7 +379,7 @@ fn every_limit_has_a_least_and_a_greatest_value() {
     }
     assert_eq!(
         fault("[limits]\nhead_bytes_max = 1024"),
-        "5:18: `head_bytes_max` is 1 KiB; it may be from 4 KiB to 1 MiB"
+        "5:18: `head_bytes_max` is 1 KiB; it may be from 4 KiB to 256 KiB"
     );
 }
 

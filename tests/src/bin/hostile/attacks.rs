@@ -1,0 +1,364 @@
+//! The attacks: what each connection does, and what it may cost.
+#![forbid(unsafe_code)]
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use ringfence_tests::client::HOST;
+use ringfence_tests::{Authority, KIB, MS, PATIENCE, SECOND};
+use rustls::ClientConnection;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use socket2::{Domain, Socket, Type};
+
+use crate::swarm::{Leaving, Reading, SMALL_WINDOW_BYTES, Script, Sources, source};
+
+/// One kind of attack.
+pub(crate) struct Attack {
+    /// As the command line names it.
+    pub(crate) name: &'static str,
+    /// In a line.
+    pub(crate) what: &'static str,
+    /// What each connection does.
+    pub(crate) script: Script,
+    /// Which port it goes to, and whether handshakes are made before.
+    pub(crate) front: Front,
+    /// What it may cost.
+    pub(crate) bounds: Bounds,
+}
+
+/// What is attacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Front {
+    /// The plain port.
+    Plain,
+    /// The TLS port, by raw bytes.
+    Tls,
+    /// The TLS port, on connections whose handshake is complete and whose request is sent.
+    TlsEstablished,
+}
+
+/// What an attack may cost; every figure is per connection held at the peak.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Resident memory of the proxy, in KiB.
+    pub(crate) resident_kib: u64,
+    /// Memory of the kernel's TCP, all four ends of an exchange on loopback, in KiB.
+    pub(crate) tcp_kib: u64,
+    /// The longest life of an attacking connection.
+    pub(crate) life: Option<Duration>,
+    /// Most connections that may be held; a share of those that the attack wants, in percent.
+    pub(crate) held_percent: u64,
+    /// Status codes that answers may have.
+    pub(crate) statuses: &'static [&'static str],
+}
+
+impl Bounds {
+    /// For an attack whose connections hold a head or nothing.
+    const SMALL: Bounds =
+        Bounds { resident_kib: 16, tcp_kib: 64, life: None, held_percent: 100, statuses: &[] };
+}
+
+impl Script {
+    fn opening(bytes: impl Into<Vec<u8>>) -> Script {
+        Script {
+            opening: bytes.into(),
+            refrain: Vec::new(),
+            every: Some(SECOND),
+            reading: Reading::All,
+            leaving: Leaving::Never,
+            sources: Sources::Many,
+            openings_per_second: 2000,
+        }
+    }
+
+    fn refrain(mut self, bytes: impl Into<Vec<u8>>, every: Option<Duration>) -> Script {
+        (self.refrain, self.every) = (bytes.into(), every);
+        self
+    }
+
+    fn reading(mut self, reading: Reading) -> Script {
+        self.reading = reading;
+        self
+    }
+
+    fn leaving(mut self, leaving: Leaving) -> Script {
+        self.leaving = leaving;
+        self
+    }
+}
+
+/// Every attack there is.
+pub(crate) fn all() -> Vec<Attack> {
+    [slow(), unread(), handshakes(), floods(), upstream()].into_iter().flatten().collect()
+}
+
+/// Those that take their time.
+fn slow() -> Vec<Attack> {
+    let head = format!("GET /_matrix/x HTTP/1.1\r\nHost: {HOST}\r\nX-Slow: ");
+    let body = format!("POST /_matrix/x HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9999999\r\n\r\n");
+    let life = Some(HEADER_READ + SLACK);
+    let dribbled = Some(DRIBBLER_LIFE);
+    vec![
+        Attack {
+            name: "heads",
+            what: "a request head, a byte each half second",
+            script: Script::opening(head).refrain("x", Some(500 * MS)),
+            front: Front::Plain,
+            bounds: Bounds { life, statuses: &["408"], ..Bounds::SMALL },
+        },
+        Attack {
+            name: "silent",
+            what: "connections that send nothing",
+            script: Script::opening(""),
+            front: Front::Plain,
+            bounds: Bounds { life, resident_kib: 4, ..Bounds::SMALL },
+        },
+        Attack {
+            name: "bodies",
+            what: "a request body, a byte each half second",
+            script: Script::opening(body).refrain("x", Some(500 * MS)),
+            front: Front::Plain,
+            bounds: Bounds { life: dribbled, statuses: &["408"], ..Bounds::SMALL },
+        },
+        Attack {
+            name: "chunks",
+            what: "a chunked body, an endless chunk extension, a byte each half second",
+            script: Script::opening(chunked("1;a=")).refrain("x", Some(500 * MS)),
+            front: Front::Plain,
+            bounds: Bounds { life: dribbled, statuses: &["400", "408"], ..Bounds::SMALL },
+        },
+        Attack {
+            name: "slow-reads",
+            what: "a download of 10 GB, read a byte each half second",
+            script: large().reading(Reading::Dribble).refrain("x", Some(500 * MS)),
+            front: Front::Plain,
+            bounds: Bounds { life: dribbled, ..UNREAD },
+        },
+    ]
+}
+
+/// Those that do not read.
+fn unread() -> Vec<Attack> {
+    let pipelined = get("/_matrix/x").repeat(64);
+    vec![
+        Attack {
+            name: "never-read",
+            what: "a download of 10 GB, never read",
+            script: large().reading(Reading::Nothing),
+            front: Front::Plain,
+            bounds: Bounds { life: Some(UPSTREAM_SILENCE + SLACK), ..UNREAD },
+        },
+        Attack {
+            name: "never-read-tls",
+            what: "the same over TLS",
+            script: Script::opening("").reading(Reading::Nothing),
+            front: Front::TlsEstablished,
+            // The handshakes before take their time too.
+            bounds: Bounds { life: None, resident_kib: 96, ..UNREAD },
+        },
+        Attack {
+            name: "pipelined-unread",
+            what: "pipelined requests without end, answers never read",
+            script: Script::opening("").refrain(pipelined, None).reading(Reading::Nothing),
+            front: Front::Plain,
+            bounds: Bounds { life: Some(UPSTREAM_SILENCE + SLACK), resident_kib: 80, ..UNREAD },
+        },
+    ]
+}
+
+/// Those at the door.
+fn handshakes() -> Vec<Attack> {
+    let hello = client_hello();
+    let life = Some(TLS_HANDSHAKE + SLACK);
+    vec![
+        Attack {
+            name: "handshakes",
+            what: "half a ClientHello, and nothing more",
+            script: Script::opening(&hello[..hello.len() / 2]),
+            front: Front::Tls,
+            bounds: Bounds { life, statuses: &["alert"], ..Bounds::SMALL },
+        },
+        Attack {
+            name: "handshakes-unfinished",
+            what: "a whole ClientHello, the server's flight, and nothing more",
+            script: Script::opening(hello.clone()),
+            front: Front::Tls,
+            bounds: Bounds { life, statuses: &["handshake"], ..Bounds::SMALL },
+        },
+        Attack {
+            name: "handshake-burst",
+            what: "up to 3 000 handshakes a second, left at the server's flight",
+            script: Script {
+                openings_per_second: 3000,
+                ..Script::opening(hello).leaving(Leaving::AtFirstBytes)
+            },
+            front: Front::Tls,
+            bounds: Bounds { statuses: &["handshake"], ..Bounds::SMALL },
+        },
+        Attack {
+            name: "churn",
+            what: "up to 5 000 connections a second, reset at once",
+            script: Script { openings_per_second: 5000, ..Script::opening("G").leaving(Leaving::AtOnce) },
+            front: Front::Plain,
+            bounds: Bounds::SMALL,
+        },
+        Attack {
+            name: "one-address",
+            what: "connections of one address, with a limit of 256 for each",
+            script: Script {
+                sources: Sources::One,
+                ..Script::opening("GET /_matrix/x HTTP/1.1\r\nX-Slow: ")
+            },
+            front: Front::Plain,
+            bounds: Bounds { life, statuses: &["408", "429"], ..Bounds::SMALL },
+        },
+        Attack {
+            name: "one-address-tls",
+            what: "the same at the TLS port",
+            script: Script { sources: Sources::One, ..Script::opening("\x16") },
+            front: Front::Tls,
+            bounds: Bounds { life, statuses: &["alert"], ..Bounds::SMALL },
+        },
+    ]
+}
+
+/// Those that keep the processor busy.
+fn floods() -> Vec<Attack> {
+    let bounds = Bounds { resident_kib: 64, tcp_kib: 1024, ..Bounds::SMALL };
+    vec![
+        Attack {
+            name: "pipelined",
+            what: "tiny pipelined requests that the proxy answers itself, as fast as they are taken",
+            script: Script::opening("").refrain(get("/").repeat(64), None),
+            front: Front::Plain,
+            bounds: Bounds { statuses: &["404"], ..bounds },
+        },
+        Attack {
+            name: "pipelined-forwarded",
+            what: "tiny pipelined requests that the origin answers, as fast as they are taken",
+            script: Script::opening("").refrain(get("/_matrix/x").repeat(64), None),
+            front: Front::Plain,
+            bounds: Bounds { statuses: &["200"], ..bounds },
+        },
+        Attack {
+            name: "empty-lines",
+            what: "empty lines instead of requests, as fast as they are taken",
+            script: Script::opening("").refrain("\r\n".repeat(4 * KIB), None),
+            front: Front::Plain,
+            bounds: Bounds { statuses: &["400", "408", "429", "431"], ..bounds },
+        },
+        Attack {
+            name: "tiny-chunks",
+            what: "chunks of one byte with an extension, as fast as they are taken",
+            script: Script::opening(chunked("")).refrain("1;a=b\r\nx\r\n".repeat(400), None),
+            front: Front::Plain,
+            bounds: Bounds { statuses: &["400", "413"], ..bounds },
+        },
+        Attack {
+            name: "chunk-extensions",
+            what: "one chunk extension without end, as fast as it is taken",
+            script: Script::opening(chunked("1;a=")).refrain("x".repeat(4 * KIB), None),
+            front: Front::Plain,
+            bounds: Bounds { statuses: &["400"], ..bounds },
+        },
+        Attack {
+            name: "trailers",
+            what: "a trailer section without end, as fast as it is taken",
+            script: Script::opening(chunked("0\r\n")).refrain("X-A: b\r\n".repeat(512), None),
+            front: Front::Plain,
+            bounds: Bounds { statuses: &["400", "431"], ..bounds },
+        },
+    ]
+}
+
+/// Those with the origin's help.
+fn upstream() -> Vec<Attack> {
+    vec![Attack {
+        name: "interim",
+        what: "an origin that sends 1xx without end, asked again and again",
+        script: Script::opening(get("/_matrix/interim")).refrain(get("/_matrix/interim"), Some(SECOND)),
+        front: Front::Plain,
+        bounds: Bounds { resident_kib: 64, tcp_kib: 1024, statuses: &["103"], ..Bounds::SMALL },
+    }]
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n")
+}
+
+fn large() -> Script {
+    Script::opening(get("/_matrix/large"))
+}
+
+fn chunked(begin: &str) -> String {
+    format!("POST /_matrix/x HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n{begin}")
+}
+
+/// What a client of rustls says first.
+fn client_hello() -> Vec<u8> {
+    let mut hello = Vec::new();
+    session().write_tls(&mut hello).expect("a vector takes everything");
+    hello
+}
+
+fn session() -> ClientConnection {
+    let mut config = Authority::shared().client_config_for(rustls::ALL_VERSIONS);
+    config.resumption = Resumption::disabled();
+    let name = ServerName::try_from(HOST).expect("a valid server name");
+    ClientConnection::new(Arc::new(config), name).expect("a session")
+}
+
+/// Connections over TLS on which a large download is asked for; what is sent back stays unread.
+pub(crate) fn established(to: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let threads: Vec<_> = (0..HANDSHAKE_THREADS)
+        .map(|thread| {
+            thread::spawn(move || {
+                let own = (0..count).filter(|index| index % HANDSHAKE_THREADS == thread);
+                own.filter_map(|index| establish(to, index).ok()).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+}
+
+fn establish(to: SocketAddr, index: usize) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.set_recv_buffer_size(SMALL_WINDOW_BYTES)?;
+    socket.bind(&SocketAddr::new(source(Sources::Many, index), 0).into())?;
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let (mut stream, mut session) = (TcpStream::from(socket), session());
+    while session.is_handshaking() {
+        session.complete_io(&mut stream)?;
+    }
+    std::io::Write::write_all(&mut session.writer(), get("/_matrix/large").as_bytes())?;
+    while session.wants_write() {
+        session.write_tls(&mut stream)?;
+    }
+    Ok(stream)
+}
+
+/// `[timeouts]` of the proxy under attack: shorter than the defaults, so that their working is seen in seconds.
+pub(crate) const TIMEOUTS: &str = "tls_handshake = \"4s\"\nheader_read = \"4s\"\ndownstream_silence = \"4s\"\n\
+     upstream_silence = \"5s\"\nlinger = \"2s\"\nkeep_alive_idle = \"10s\"";
+
+const TLS_HANDSHAKE: Duration = Duration::from_secs(4);
+const HEADER_READ: Duration = Duration::from_secs(4);
+const UPSTREAM_SILENCE: Duration = Duration::from_secs(5);
+
+/// How long a dribbler of two bytes a second may live: twice the silence that ends a connection without any.
+const DRIBBLER_LIFE: Duration = Duration::from_secs(8);
+
+/// What may pass between a deadline and its being seen here, lingering included.
+const SLACK: Duration = Duration::from_secs(3);
+
+/// For connections whose answer waits for them: a small buffer of a body on its way in the proxy, and in the kernel what
+/// `TCP_NOTSENT_LOWAT` allows towards the client and the receive buffer towards the origin.
+const UNREAD: Bounds =
+    Bounds { resident_kib: 40, tcp_kib: 512, statuses: &["200", "other"], ..Bounds::SMALL };
+
+/// Handshakes made at a time before an attack.
+const HANDSHAKE_THREADS: usize = 8;
