@@ -317,3 +317,22 @@ fn a_long_poll_that_wakes_is_answered_at_once() {
     assert_eq!(response.text(), "event");
     assert!(begun.elapsed() < 3 * SECOND, "took {:?}", begun.elapsed());
 }
+
+/// Who was answered before it sent its body keeps the body (RFC 9110 §10.1.1); that is no silence to end the answer for.
+#[test]
+fn an_early_answer_goes_on_although_the_client_keeps_its_body() {
+    let origin = Origin::each(|peer| {
+        let _ = peer.read_head();
+        let _ = peer.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n");
+        for _ in 0..6 {
+            pause(200 * MS);
+            let _ = peer.send("x");
+        }
+    });
+    let proxy = Proxy::to(&origin).timeouts("downstream_silence = \"300ms\"").start();
+    let mut client = proxy.client();
+    let request = "PUT /_matrix/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    let answer = client.request(request);
+    assert!(answer.is_complete(), "{answer:?}");
+    assert_eq!(answer.text(), "xxxxxx");
+}

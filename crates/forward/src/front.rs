@@ -94,11 +94,12 @@ async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T
         let linger_max = live.snapshot.timeouts.linger;
         match next {
             Next::Continue => {}
-            Next::Close(_) => {
+            Next::Close(_) if inbox.is_empty() => {
                 close(worker, client, linger_max).await;
                 return Busy::Ended;
             }
-            Next::Linger(_) => {
+            // It has sent more than it was answered; what it still sends must not reset its answer away.
+            Next::Close(_) | Next::Linger(_) => {
                 linger(worker, client, linger_max).await;
                 return Busy::Ended;
             }

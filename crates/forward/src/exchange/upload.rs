@@ -28,6 +28,8 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             Ok(()) => Err(self.watch(inbox).await),
             Err(Fault::ReceiverClosed | Fault::ReceiverSilent) => Ok(()),
             Err(Fault::SenderClosed) => Err(Failure::ClientGone),
+            // It was answered before it sent its body, and rightly keeps it (RFC 9110 §10.1.1).
+            Err(Fault::SenderSilent) if self.progress.response_started.get() => Ok(()),
             Err(Fault::SenderSilent) => Err(Failure::ClientSilent),
             Err(Fault::Malformed(error)) => Err(Failure::RequestBody(error)),
             Err(Fault::TooLarge) => Err(Failure::RequestTooLarge),

@@ -223,12 +223,6 @@ impl Downstream<'_> {
         Ok((Told::Whole { closes, by_proxy }, at + body.consumed))
     }
 
-    /// The client waited for 100 (Continue) and took the answer for it.
-    fn holds_body_back(&self, index: usize) -> bool {
-        let request = &self.client.requests[index];
-        request.expects && self.client.sent.get() == self.client.start_of(index) + request.head_len
-    }
-
     fn has_read_head_of(&self, request: &Request) -> bool {
         let index = self.client.requests.iter().take_while(|other| other.id != request.id).count();
         self.client.log.read.get() >= self.client.start_of(index) + request.head_len
@@ -310,16 +304,15 @@ impl Downstream<'_> {
         let owed_reply = self.replies.iter().any(|reply| reply.id == request.id && reply.is_sound());
         let may_fail = matches!(request.kind, Kind::BadBody | Kind::TooLarge);
         let was_reset = self.client.log.ended.get().map(|(ended, _)| ended) == Some(Ended::Reset);
-        // Exception: who goes on sending behind what ends the connection may lose the answer to a reset.
-        let sent_on = was_reset && self.client.sent.get() > self.client.start_of(index + 1);
+        // Exception: who goes on sending behind what ends the connection may lose the answer to a reset, if none of
+        // that had come when the connection was closed.
+        let behind = self.client.start_of(index + 1);
+        let sent_on = was_reset && self.client.sent.get() > behind && self.client.log.read.get() <= behind;
         match told {
             // Exception: what is found wrong with a body while an interim response is being written has no other answer.
             Told::Nothing if may_fail && was_reset => Ok(()),
             // Read by nobody: the connection ended before it came, by timeout or drain.
             Told::Nothing if read => Err("no answer".into()),
-            // Exception: a body held back because the answer came first (RFC 9110 §10.1.1) falls silent, and
-            // `downstream_silence` cuts the answer.
-            Told::Cut if self.holds_body_back(index) => Ok(()),
             Told::Cut if sent_on && request.http10 => Ok(()),
             Told::Cut if owed_reply && !may_fail => Err("a sound answer was cut".into()),
             Told::Cut if self.world.calm && !may_fail => Err("an answer was cut".into()),

@@ -53,6 +53,10 @@ pub(super) enum Ended {
     Reset,
 }
 
+/// Writes to one connection that mean that they have no end. The longest answers take some 50 000 of them through the
+/// narrowest connection.
+const WRITES_MAX: usize = 200_000;
+
 impl Wire {
     pub(super) fn new(world: Rc<World>, pipe: Pipe) -> (Wire, Rc<Log>) {
         let log = Rc::new(Log::default());
@@ -95,6 +99,7 @@ impl Wire {
         self.world.note_move();
         let (mut written, mut turns) = (self.log.written.borrow_mut(), self.log.turns.borrow_mut());
         let read = self.log.read.get();
+        assert!(turns.len() < WRITES_MAX, "writing without end in task {}", self.world.executor.current());
         turns.push(Turn { at: written.len(), read, unread: self.pipe.unread() });
         let mut left = count;
         for slice in slices {
