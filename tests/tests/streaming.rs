@@ -323,10 +323,10 @@ fn a_long_poll_that_wakes_is_answered_at_once() {
 fn an_early_answer_goes_on_although_the_client_keeps_its_body() {
     let origin = Origin::each(|peer| {
         let _ = peer.read_head();
-        let _ = peer.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n");
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n");
         for _ in 0..6 {
             pause(200 * MS);
-            let _ = peer.send("x");
+            peer.send("x");
         }
     });
     let proxy = Proxy::to(&origin).timeouts("downstream_silence = \"300ms\"").start();
