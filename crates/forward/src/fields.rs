@@ -7,6 +7,7 @@ use std::{io::Write as _, net::IpAddr};
 use ipnet::IpNet;
 use ringfence_http1::{
     BodyFraming, FieldLine, KnownField, Method, OutgoingHead, RequestHead, ResponseHead, TargetForm, Version,
+    list_elements,
 };
 
 use crate::{request_id::RequestId, snapshot::contains};
@@ -151,17 +152,15 @@ const MAX_FORWARDS_BYTES_MAX: usize = 40;
 /// Whether `Connection` names fields of its own, so that a trailer section could hold one of them. Such a section is
 /// dropped, as it may be (RFC 9110 §6.5.1, §7.6.1).
 pub(crate) fn names_fields(fields: &[FieldLine], head_bytes: &[u8]) -> bool {
-    let options = fields
+    fields
         .iter()
         .filter(|line| line.known == KnownField::Connection)
-        .flat_map(|line| line.value.of(head_bytes).split(|byte| *byte == b','));
-    options.map(<[u8]>::trim_ascii).any(|option| {
-        !option.is_empty()
-            && !["close", "keep-alive", "te", "upgrade"]
-                .iter()
-                .any(|usual| option.eq_ignore_ascii_case(usual.as_bytes()))
-    })
+        .flat_map(|line| list_elements(line.value.of(head_bytes)))
+        .any(|option| !USUAL_OPTIONS.iter().any(|usual| option.eq_ignore_ascii_case(usual)))
 }
+
+/// Connection options that name no field that a trailer section could hold.
+const USUAL_OPTIONS: [&[u8]; 5] = [b"", b"close", b"keep-alive", b"te", b"upgrade"];
 
 fn push_forwarded(forwarded: &Forwarded<'_>, version: Version, out: &mut OutgoingHead) {
     let mut lines = [0; FORWARDED_BYTES_MAX];

@@ -31,7 +31,8 @@ pub(crate) async fn serve_connection<E: Environment, T: Transport>(
     peer: &Peer,
 ) {
     let _registration = worker.wakers.register().await;
-    let timeouts = &worker.live.borrow().snapshot.clone().timeouts;
+    let live = worker.live.borrow().clone();
+    let timeouts = &live.snapshot.timeouts;
     // The first request has to begin soon; between two there may be a pause.
     let mut patience = timeouts.header_read;
     loop {

@@ -109,7 +109,7 @@ pub const BULK_BUFFER_BYTES: usize = 256 * KIB;
 
 /// Bytes that one worker's bulk buffers may take together; beyond it bodies move in small buffers.
 ///
-/// 64 bulk transfers at a time and core; ten thousand slow downloads stay at 16 KiB each.
+/// 64 bulk transfers at a time and core; ten thousand slow downloads stay at 16 KiB each, and 20 KiB more over TLS.
 pub const BULK_BYTES_MAX: usize = 64 * BULK_BUFFER_BYTES;
 
 /// Idle connections that one worker keeps to one upstream server.
@@ -139,7 +139,8 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 
 /// Bytes handed to the kernel and not yet sent that make a socket unwritable (`TCP_NOTSENT_LOWAT`).
 ///
-/// A client that never reads then holds this much of the kernel's memory, not megabytes.
+/// It bounds the send queue of a client that never reads (some 360 KiB with the kernel's overhead). What the kernel
+/// keeps on the origin's side, in a receive buffer that tunes itself, comes on top.
 pub const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
 
 /// How long a client that is read from only so that it reads its answer may be silent.

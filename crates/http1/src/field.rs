@@ -208,7 +208,7 @@ pub(crate) const fn is_value_byte(byte: u8) -> bool {
 }
 
 /// The elements of a comma-separated list (RFC 9110 §5.6.1), empty ones included, without whitespace around them.
-pub(crate) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(trim_ows)
 }
 

@@ -39,7 +39,7 @@ pub use chunked::{
 };
 pub use connection::CONNECTION_OPTION_COUNT_MAX;
 pub use error::HeadError;
-pub use field::{FieldLine, KnownField};
+pub use field::{FieldLine, KnownField, list_elements};
 pub use framing::{BodyFraming, CONTENT_LENGTH_MAX};
 pub use limits::{
     FIELD_COUNT_CAP, FIELD_COUNT_MAX, HEAD_BYTES_CAP, HEAD_BYTES_MAX, HeadLimits, TARGET_BYTES_MAX,

@@ -1,6 +1,6 @@
 //! The response's way to the client.
 
-use ringfence_http1::{BodyFraming, HeadError, HeadScan, OutgoingHead, ResponseHead, Version};
+use ringfence_http1::{BodyFraming, HeadError, HeadScan, OutgoingHead, ResponseHead, Version, list_elements};
 
 use super::{Answered, Exchange};
 use crate::{
@@ -152,16 +152,11 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         Ok(Answered::Upgraded(arrived.into_leftover(head.head_len())))
     }
 
-    /// Whether the client offered each of these protocols (RFC 9110 §7.8).
+    /// Whether the client offered each of these protocols (RFC 9110 §7.8); a head's `upgrade` has at least one.
     fn has_asked_for(&self, protocols: &[u8]) -> bool {
         let offered = self.offered_protocols.borrow();
-        let elements = |list: &'_ [u8]| {
-            list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).map(<[u8]>::to_vec).collect::<Vec<_>>()
-        };
-        let offered = elements(&offered);
-        elements(protocols)
-            .iter()
-            .all(|protocol| offered.iter().any(|offer| offer.eq_ignore_ascii_case(protocol)))
+        list_elements(protocols)
+            .all(|protocol| list_elements(&offered).any(|offer| offer.eq_ignore_ascii_case(protocol)))
     }
 
     /// Sends the final response.
@@ -174,7 +169,8 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     ) -> Result<Answered, Failure> {
         let (worker, progress, timeouts) = (self.worker, &self.progress, &self.live.snapshot.timeouts);
         let (framing, mut coding) = spelling(head.framing(), self.head.version());
-        if coding == Coding::AsItCame && fields::names_fields(head.fields(), arrived.bytes()) {
+        let is_chunked = framing == BodyFraming::Chunked && coding == Coding::AsItCame;
+        if is_chunked && fields::names_fields(head.fields(), arrived.bytes()) {
             coding = Coding::WithoutTrailers;
         }
         let close = self.close_reason(framing);

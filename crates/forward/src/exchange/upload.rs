@@ -47,7 +47,8 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let head_len = self.head.head_len();
         let mut body = Body::new(self.head.framing(), content_max);
         let (head_bytes, behind) = inbox.bytes().split_at(head_len);
-        let coding = match fields::names_fields(self.head.fields(), head_bytes) {
+        let is_chunked = self.head.framing() == BodyFraming::Chunked;
+        let coding = match is_chunked && fields::names_fields(self.head.fields(), head_bytes) {
             true => Coding::WithoutTrailers,
             false => Coding::AsItCame,
         };
@@ -66,10 +67,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         if request_length.is_none() {
             inbox.truncate(head_len);
             progress.streamed.set(true);
-            let read_bytes_max = match self.head.framing() {
-                BodyFraming::Chunked => RELAY_BUFFER_BYTES,
-                _ => BULK_BUFFER_BYTES,
-            };
+            let read_bytes_max = if is_chunked { RELAY_BUFFER_BYTES } else { BULK_BUFFER_BYTES };
             let terms = Terms {
                 sender_silence: timeouts.downstream_silence,
                 receiver_silence: timeouts.upstream_silence,
