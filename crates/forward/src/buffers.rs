@@ -4,54 +4,63 @@
 //! waits holds none. Taking and giving back is a push and a pop.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     ops::{Deref, DerefMut},
     rc::Rc,
 };
 
-use crate::limits::{
-    BULK_BUFFER_BYTES, BULK_BYTES_MAX, HEAD_BUFFER_BYTES, HEAD_BYTES_CAP, KIB, RELAY_BUFFER_BYTES,
+use crate::{
+    limits::{
+        BULK_BUFFER_BYTES, BULK_BYTES_MAX, HEAD_BUFFER_BYTES, HEAD_BYTES_CAP, KIB, MIDDLE_BUFFER_BYTES,
+        RELAY_BUFFER_BYTES,
+    },
+    shelf::Shelf,
 };
 
 /// The buffers of one worker.
 #[derive(Clone)]
 pub struct Buffers {
-    shelves: Rc<[Shelf; SIZES.len()]>,
+    sizes: Rc<[OneSize; SIZES.len()]>,
 }
 
 /// A buffer on loan; dropping it gives it back.
 pub struct Buffer {
     bytes: Vec<u8>,
     size: usize,
-    shelves: Rc<[Shelf; SIZES.len()]>,
+    sizes: Rc<[OneSize; SIZES.len()]>,
 }
 
 impl Buffers {
     /// No buffer is allocated before the first one is taken.
     #[allow(clippy::new_without_default, reason = "a worker makes exactly one")]
     pub fn new() -> Buffers {
-        Buffers { shelves: Rc::new(SIZES.map(|_| Shelf::default())) }
+        Buffers { sizes: Rc::new(SIZES.map(|_| OneSize::default())) }
     }
 
     /// The smallest buffer that holds `bytes`, or the largest there is.
     pub fn take(&self, bytes: usize) -> Buffer {
         let size = SIZES.iter().position(|size| *size >= bytes).unwrap_or(SIZES.len() - 1);
-        let shelf = &self.shelves[size];
-        shelf.out.set(shelf.out.get() + 1);
-        let bytes = shelf.idle.borrow_mut().pop().unwrap_or_else(|| vec![0; SIZES[size]]);
-        Buffer { bytes, size, shelves: self.shelves.clone() }
+        let OneSize { shelf, out } = &self.sizes[size];
+        out.set(out.get() + 1);
+        let bytes = shelf.take().unwrap_or_else(|| vec![0; SIZES[size]]);
+        Buffer { bytes, size, sizes: self.sizes.clone() }
     }
 
     /// A buffer for a body that moves fast, or the small one when the worker's budget is spent.
-    pub fn take_bulk(&self) -> Buffer {
-        let bulk_bytes_out =
-            self.shelves[BULK..].iter().map(|shelf| shelf.out.get()).sum::<usize>() * BULK_BUFFER_BYTES;
-        self.take(if bulk_bytes_out < BULK_BYTES_MAX { BULK_BUFFER_BYTES } else { RELAY_BUFFER_BYTES })
+    pub fn take_bulk(&self, bytes: usize) -> Buffer {
+        let bulk = self.sizes.iter().zip(SIZES).skip(BULK);
+        let bytes_out = bulk.map(|(size, bytes)| size.out.get() * bytes).sum::<usize>();
+        self.take(if bytes_out + bytes <= BULK_BYTES_MAX { bytes } else { RELAY_BUFFER_BYTES })
+    }
+
+    /// Frees buffers that nobody needs any more.
+    pub(crate) fn trim(&self) {
+        self.sizes.iter().for_each(|size| size.shelf.trim());
     }
 
     /// How many buffers are on loan, of all sizes.
     pub fn out(&self) -> usize {
-        self.shelves.iter().map(|shelf| shelf.out.get()).sum()
+        self.sizes.iter().map(|size| size.out.get()).sum()
     }
 }
 
@@ -71,30 +80,36 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let shelf = &self.shelves[self.size];
-        shelf.out.set(shelf.out.get() - 1);
-        let mut idle = shelf.idle.borrow_mut();
-        if (idle.len() + 1) * SIZES[self.size] <= IDLE_BYTES_MAX {
-            idle.push(std::mem::take(&mut self.bytes));
-        }
+        let OneSize { shelf, out } = &self.sizes[self.size];
+        out.set(out.get() - 1);
+        shelf.give(std::mem::take(&mut self.bytes), IDLE_BYTES_MAX / SIZES[self.size]);
     }
 }
 
 #[derive(Default)]
-struct Shelf {
-    idle: RefCell<Vec<Vec<u8>>>,
+struct OneSize {
+    shelf: Shelf<Vec<u8>>,
+    /// On loan.
     out: Cell<usize>,
 }
 
 /// What a worker keeps of each size for the next taker, in bytes. More than that goes back to the system.
 const IDLE_BYTES_MAX: usize = 4 * 1024 * KIB;
 
-/// 20 KiB and 288 KiB hold the content of the size before after encryption.
-const SIZES: [usize; 7] =
-    [HEAD_BUFFER_BYTES, RELAY_BUFFER_BYTES, 20 * KIB, 32 * KIB, 64 * KIB, BULK_BUFFER_BYTES, 288 * KIB];
+/// 20, 72 and 288 KiB hold the content of the size before after encryption.
+const SIZES: [usize; 8] = [
+    HEAD_BUFFER_BYTES,
+    RELAY_BUFFER_BYTES,
+    20 * KIB,
+    32 * KIB,
+    MIDDLE_BUFFER_BYTES,
+    72 * KIB,
+    BULK_BUFFER_BYTES,
+    288 * KIB,
+];
 /// The first of the sizes that are under the budget.
-const BULK: usize = 5;
-const _: () = assert!(SIZES[BULK] == BULK_BUFFER_BYTES);
+const BULK: usize = 4;
+const _: () = assert!(SIZES[BULK] == MIDDLE_BUFFER_BYTES);
 const _: () = assert!(HEAD_BYTES_CAP + RELAY_BUFFER_BYTES <= SIZES[SIZES.len() - 1]);
 
 #[cfg(test)]
@@ -115,17 +130,18 @@ mod tests {
     #[test]
     fn bulk_buffers_stay_inside_their_budget() {
         let buffers = Buffers::new();
-        let bulk: Vec<_> = (0..BULK_BYTES_MAX / BULK_BUFFER_BYTES).map(|_| buffers.take_bulk()).collect();
+        let count = BULK_BYTES_MAX / BULK_BUFFER_BYTES;
+        let bulk: Vec<_> = (0..count).map(|_| buffers.take_bulk(BULK_BUFFER_BYTES)).collect();
         assert!(bulk.iter().all(|buffer| buffer.len() == BULK_BUFFER_BYTES));
-        assert_eq!(buffers.take_bulk().len(), RELAY_BUFFER_BYTES);
+        assert_eq!(buffers.take_bulk(MIDDLE_BUFFER_BYTES).len(), RELAY_BUFFER_BYTES);
         drop(bulk);
-        assert_eq!(buffers.take_bulk().len(), BULK_BUFFER_BYTES);
+        assert_eq!(buffers.take_bulk(BULK_BUFFER_BYTES).len(), BULK_BUFFER_BYTES);
     }
 
     #[test]
     fn idle_buffers_beyond_the_bound_are_freed() {
         let buffers = Buffers::new();
         drop((0..IDLE_BYTES_MAX / HEAD_BUFFER_BYTES + 10).map(|_| buffers.take(1)).collect::<Vec<_>>());
-        assert_eq!(buffers.shelves[0].idle.borrow().len(), IDLE_BYTES_MAX / HEAD_BUFFER_BYTES);
+        assert_eq!(buffers.sizes[0].shelf.len(), IDLE_BYTES_MAX / HEAD_BUFFER_BYTES);
     }
 }

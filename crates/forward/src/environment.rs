@@ -20,6 +20,7 @@ use crate::{
     snapshot::ServerAddress,
     timers::{Sleep, Timers},
     transport::{Transport, socket::Socket},
+    turns::{Turn, Turns},
     workers::Driver,
 };
 
@@ -40,8 +41,9 @@ pub(crate) trait Environment: 'static {
     /// A timer that ends at `at`.
     fn sleep_until(&self, at: Instant) -> Self::Sleep;
 
-    /// Lets the kernel and every other task have their turn. For loops that might find something to do for ever.
-    async fn give_way(&self);
+    /// Lets the kernel and every other task have their turn, and then those who came before. For what might find
+    /// something to do for ever, and for what comes in crowds.
+    async fn give_way(&self, turn: Turn);
 
     /// Opens a connection within `limit` ([`io::ErrorKind::TimedOut`]); dropping the future gives it up.
     async fn connect(&self, address: &ServerAddress, limit: Duration) -> io::Result<Self::Stream>;
@@ -72,10 +74,11 @@ pub(crate) async fn before<E: Environment, F: Future>(
     race(env, future, || at).await
 }
 
-async fn race<E: Environment, F: Future>(
+/// Waits for `future`, but not beyond `deadline`, which is asked when the future is not ready at once.
+pub(crate) async fn race<E: Environment, F: Future>(
     env: &E,
     future: F,
-    deadline: impl Fn() -> Instant,
+    mut deadline: impl FnMut() -> Instant,
 ) -> Result<F::Output, Elapsed> {
     let mut future = pin!(future);
     let mut sleep = pin!(None::<E::Sleep>);
@@ -99,12 +102,11 @@ pub(crate) struct Ring {
     timers: Rc<Timers>,
     /// The same moment on the exact clock and on the coarse one.
     origin: (Instant, Duration),
-    /// A socket that is always readable, on io_uring.
-    turnstile: Option<TcpStream>,
+    turns: Rc<Turns>,
 }
 
 impl Ring {
-    /// Starts the wheel's task; to be called on a worker's runtime, which has this driver.
+    /// Starts the tasks of the wheel and of the turns; to be called on a worker's runtime, which has this driver.
     pub(crate) fn start(driver: Driver) -> io::Result<Ring> {
         let origin = (Instant::now(), coarse_clock());
         let timers = Rc::new(Timers::new(origin.0));
@@ -119,7 +121,9 @@ impl Ring {
             Driver::Uring => Some(always_readable()?),
             Driver::Epoll => None,
         };
-        Ok(Ring { timers, origin, turnstile })
+        let turns = Rc::new(Turns::default());
+        drop(monoio::spawn(usher(turns.clone(), turnstile)));
+        Ok(Ring { timers, origin, turns })
     }
 }
 
@@ -139,14 +143,8 @@ impl Environment for Ring {
         Sleep::new(self.timers.clone(), at)
     }
 
-    /// A task that only woke itself would not do: while any task is ready, monoio 0.2.4 asks the kernel for no
-    /// completions and turns no timers. This waits for something that comes at once, so that the loop goes round.
-    async fn give_way(&self) {
-        match &self.turnstile {
-            // An error would end the wait as well.
-            Some(turnstile) => drop(turnstile.readable(false).await),
-            None => monoio::time::sleep(Duration::from_millis(1)).await,
-        }
+    async fn give_way(&self, turn: Turn) {
+        self.turns.take(turn).await;
     }
 
     async fn connect(&self, address: &ServerAddress, limit: Duration) -> io::Result<Socket> {
@@ -172,6 +170,23 @@ impl Environment for Ring {
 
     fn is_quiet(&self, stream: &Socket) -> bool {
         stream.is_quiet()
+    }
+}
+
+/// Lets those on who wait for a turn, once a turn of the loop.
+///
+/// A task that only woke itself would not do: while any task is ready, monoio 0.2.4 asks the kernel for no completions
+/// and turns no timers. This waits for something that comes at once, so that the loop goes round: `turnstile`, a socket
+/// that is always readable, or, on epoll, a millisecond.
+async fn usher(turns: Rc<Turns>, turnstile: Option<TcpStream>) {
+    loop {
+        turns.somebody().await;
+        match &turnstile {
+            // An error would end the wait as well.
+            Some(turnstile) => drop(turnstile.readable(false).await),
+            None => monoio::time::sleep(Duration::from_millis(1)).await,
+        }
+        turns.admit();
     }
 }
 

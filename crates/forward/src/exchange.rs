@@ -35,14 +35,15 @@ use crate::{
     failure::Failure,
     fields::{self, Client, Forwarded},
     inbox::Inbox,
+    pace::Pace,
     peer::Peer,
     record::Record,
     request_id::RequestId,
     respond::{Answer, Refusal},
     route::{self, Routed},
-    snapshot::{Action, Rule},
+    snapshot::{Action, Rule, Snapshot},
     transport::Transport,
-    worker::{Live, Worker},
+    worker::{Live, Worker, unless},
 };
 
 /// What becomes of the client's connection after an exchange.
@@ -67,12 +68,26 @@ impl Next {
     }
 }
 
+/// How fast a client is while it is busy, in both directions.
+pub(crate) struct Paces {
+    sends: Pace,
+    takes: Pace,
+}
+
+impl Paces {
+    pub(crate) fn new(snapshot: &Snapshot) -> Paces {
+        let pace = || Pace::owing(snapshot.timeouts.downstream_silence, snapshot.limits.data_rate_min);
+        Paces { sends: pace(), takes: pace() }
+    }
+}
+
 /// The fixed surroundings of an exchange.
 pub(crate) struct Exchange<'a, E: Environment, T> {
     pub(crate) worker: &'a Worker<E>,
     pub(crate) live: &'a Live<E>,
     pub(crate) peer: &'a Peer,
     pub(crate) client: &'a T,
+    pub(crate) paces: &'a Paces,
     pub(crate) head: &'a RequestHead,
     pub(crate) request_id: RequestId,
     pub(crate) started: Instant,
@@ -125,6 +140,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         live: &'a Live<E>,
         peer: &'a Peer,
         client: &'a T,
+        paces: &'a Paces,
         head: &'a RequestHead,
         started: Instant,
     ) -> Self {
@@ -134,6 +150,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             live,
             peer,
             client,
+            paces,
             head,
             request_id,
             started,
@@ -183,7 +200,8 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             return self.refuse(Refusal::ContentTooLarge, rule.refusal_style).await;
         }
         let forwarded = Forwarded { client, request_id: &self.request_id, host };
-        match self.converse_with_one(inbox, upstream, content_max, &forwarded).await {
+        let conversation = self.converse_with_one(inbox, upstream, content_max, &forwarded);
+        match unless(&self.worker.cut, conversation).await.unwrap_or(Err(Failure::Cut)) {
             Ok(close) => self.next(close),
             Err(failure) => self.fail(failure, rule.refusal_style).await,
         }
@@ -209,7 +227,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
     ) -> Result<Option<&'static str>, Failure> {
         let mut pooled_allowed = true;
         loop {
-            let link = self.connect(upstream, pooled_allowed).await?;
+            let link = self.connect(inbox, upstream, pooled_allowed).await?;
             self.progress.asked_at.set(Some(self.worker.env.now()));
             self.progress.request_sent.set(false);
             match self.converse(inbox, &link.stream, content_max, forwarded).await {
@@ -264,7 +282,12 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
     }
 
     /// A connection to the first server that has one, pooled or fresh.
-    async fn connect(&self, upstream: usize, pooled_allowed: bool) -> Result<Link<E::Stream>, Failure> {
+    async fn connect(
+        &self,
+        inbox: &mut Inbox,
+        upstream: usize,
+        pooled_allowed: bool,
+    ) -> Result<Link<E::Stream>, Failure> {
         let env = &self.worker.env;
         let (pool, servers) = (&self.live.pools[upstream], &self.live.snapshot.upstreams[upstream].servers);
         let mut failure = Failure::ConnectFailed;
@@ -276,7 +299,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
                 }
             }
             let limit = self.live.snapshot.timeouts.upstream_connect;
-            match env.connect(&servers[server].address, limit).await {
+            match self.unless_client_leaves(inbox, env.connect(&servers[server].address, limit)).await? {
                 Ok(stream) => {
                     pool.record_success(server);
                     return Ok(Link { stream, server, pooled: false });
@@ -292,6 +315,20 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             pool.record_failure(server, env.recently());
         }
         Err(failure)
+    }
+
+    /// Waits for `future`, unless nobody wants to know any more.
+    async fn unless_client_leaves<F: Future>(
+        &self,
+        inbox: &mut Inbox,
+        future: F,
+    ) -> Result<F::Output, Failure> {
+        let (mut future, mut leaving) = (pin!(future), pin!(self.watch(inbox)));
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => leaving.as_mut().poll(cx).map(Err),
+        })
+        .await
     }
 
     /// Whether a pooled connection is still open as far as can be known. The driver's knowledge costs nothing and

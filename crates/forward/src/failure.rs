@@ -9,6 +9,8 @@ use crate::respond::Refusal;
 /// Why an exchange failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
+    /// The time for draining was over.
+    Cut,
     /// The client closed or reset the connection before it had its answer.
     ClientGone,
     /// The client stopped sending in the middle of a body.
@@ -48,6 +50,7 @@ impl Failure {
     pub(crate) const fn refusal(self) -> Option<Refusal> {
         match self {
             Failure::ClientGone | Failure::ClientUnwilling => None,
+            Failure::Cut => Some(Refusal::Overloaded),
             Failure::ClientSilent => Some(Refusal::RequestTimeout),
             Failure::RequestBody(_) => Some(Refusal::Malformed),
             Failure::RequestTooLarge => Some(Refusal::ContentTooLarge),
@@ -67,6 +70,7 @@ impl Failure {
     /// A word for the access log.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
+            Failure::Cut => "drain-over",
             Failure::ClientGone => "client-gone",
             Failure::ClientSilent => "client-silent",
             Failure::ClientUnwilling => "client-unwilling",

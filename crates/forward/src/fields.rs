@@ -117,7 +117,8 @@ fn request_line_passes(line: &FieldLine, version: Version, upgrade: bool) -> boo
         | KnownField::XForwardedProto
         | KnownField::XForwarded
         | KnownField::XRealIp
-        | KnownField::XRequestId => false,
+        | KnownField::XRequestId
+        | KnownField::Lookalike => false,
         // A client of HTTP/1.0 does not know 100 (Continue) and must not be sent one (RFC 9110 §10.1.1).
         KnownField::Expect => version == Version::Http11 && !line.hop_by_hop,
         _ => !line.hop_by_hop,

@@ -5,6 +5,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    mem,
     pin::pin,
     task::Poll,
     time::{Duration, Instant},
@@ -14,13 +15,14 @@ use ringfence_http1::{HeadError, HeadScan, RequestHead};
 
 use crate::{
     environment::{Environment, before, within},
-    exchange::{Exchange, Next},
+    exchange::{Exchange, Next, Paces},
     inbox::Inbox,
     limits::{LINGER_SILENCE, RELAY_BUFFER_BYTES, WARM},
     peer::Peer,
     relay::read_now,
     respond::Refusal,
     transport::Transport,
+    turns::Turn,
     worker::{Live, Worker, count},
 };
 
@@ -79,13 +81,19 @@ enum Busy {
 async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T, peer: &Peer) -> Busy {
     let mut inbox = Inbox::default();
     let mut head = worker.request_head();
+    let paces = Paces::new(&worker.live.borrow().snapshot);
     loop {
         let live = worker.live.borrow().clone();
         let started = worker.env.now();
         let read = read_head(worker, &live, client, &mut inbox, &mut head).await;
-        let exchange = Exchange::new(worker, &live, peer, client, &head, started);
+        let exchange = Exchange::new(worker, &live, peer, client, &paces, &head, started);
         let next = match read {
-            HeadRead::Complete => exchange.run(&mut inbox).await,
+            HeadRead::Complete => {
+                let unfinished = Unfinished(client);
+                let next = exchange.run(&mut inbox).await;
+                mem::forget(unfinished);
+                next
+            }
             HeadRead::Refused(refusal) => exchange.refuse_head(refusal, inbox.bytes()).await,
             HeadRead::Closed => Next::Close("client-closed"),
         };
@@ -111,10 +119,20 @@ async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T
         }
         if !inbox.is_empty() {
             // Pipelined requests take turns with other connections.
-            worker.env.give_way().await;
+            worker.env.give_way(Turn::Request).await;
         } else if !matches!(idle(worker, client, WARM).await, Idle::Readable) {
             return Busy::Quiet;
         }
+    }
+}
+
+/// An exchange under way: if it is dropped there, by a panic or at the end of a drain, its connection is cut. An answer
+/// that ends when the connection closes would look complete otherwise.
+struct Unfinished<'a, T: Transport>(&'a T);
+
+impl<T: Transport> Drop for Unfinished<'_, T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

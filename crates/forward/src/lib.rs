@@ -22,15 +22,18 @@ mod front;
 mod gate;
 mod inbox;
 mod listen;
+mod pace;
 mod peer;
 mod pool;
 mod record;
 mod relay;
 mod request_id;
 mod route;
+mod shelf;
 #[cfg(test)]
 mod simulation;
 mod timers;
+mod turns;
 mod wakers;
 mod worker;
 mod workers;

@@ -29,6 +29,11 @@ pub struct Limits {
     ///
     /// Large enough for an office or a mobile carrier behind one address, far below `connections_max`.
     pub connections_per_address_max: usize,
+    /// What a client owes, in bytes per second: of content that it sends, or of responses that it takes. It counts
+    /// while we wait for the client and averages over what goes beyond one `downstream_silence`. Zero: nothing.
+    ///
+    /// Apache's default is 500; a GPRS phone has some 2 000.
+    pub data_rate_min: u32,
 }
 
 impl Default for Limits {
@@ -38,6 +43,7 @@ impl Default for Limits {
             body_bytes_max: 50 * MIB,
             connections_max: 65_536,
             connections_per_address_max: 1024,
+            data_rate_min: 512,
         }
     }
 }
@@ -57,9 +63,10 @@ pub struct Timeouts {
     /// From the end of the request to the first byte of the final response head.
     /// Longer than any long poll: Synapse cuts `timeout` of `/sync` at some minutes.
     pub upstream_first_byte: Duration,
-    /// Silence between bytes of a request body. Phones lose their network for tens of seconds.
+    /// The client's silence in the middle of a message: it sends no content, or takes nothing of its response.
+    /// Phones lose their network for tens of seconds.
     pub downstream_silence: Duration,
-    /// Silence between bytes of a response: the origin sends nothing, or the client takes nothing.
+    /// The origin's silence in the middle of a message: it sends no content, or takes nothing of the request.
     pub upstream_silence: Duration,
     /// How long a pooled upstream connection may rest. Below the 60 s after which Synapse closes it,
     /// so that a request seldom meets a closing connection.
@@ -103,11 +110,18 @@ pub const HEAD_BYTES_CAP: usize = 256 * KIB;
 pub const RELAY_BUFFER_BYTES: usize = 16 * KIB;
 
 /// Size of the relay's buffer once a body fills the first one, in bytes.
+pub const MIDDLE_BUFFER_BYTES: usize = 64 * KIB;
+
+/// Size of the relay's buffer once [`BULK_AFTER_BYTES`] have moved, in bytes.
 ///
 /// Measured: 64 KiB and 1 MiB both cost more CPU per byte.
 pub const BULK_BUFFER_BYTES: usize = 256 * KIB;
 
-/// Bytes that one worker's bulk buffers may take together; beyond it bodies move in small buffers.
+/// What a body has moved before it gets the largest buffer, in bytes: more than the kernel takes for a receiver that
+/// reads nothing, so that such receivers do not keep the large buffers from the others.
+pub const BULK_AFTER_BYTES: usize = 512 * KIB;
+
+/// Bytes that one worker's buffers of these two sizes may take together; beyond it bodies move in small ones.
 ///
 /// 64 bulk transfers at a time and core; ten thousand slow downloads stay at 16 KiB each, and 20 KiB more over TLS.
 pub const BULK_BYTES_MAX: usize = 64 * BULK_BUFFER_BYTES;
@@ -128,7 +142,7 @@ pub const INTERIM_RESPONSES_MAX: u32 = 16;
 /// In steady keep-alive traffic nothing is allocated; after this the connection shrinks to its idle size.
 pub const WARM: Duration = Duration::from_secs(1);
 
-/// Connections accepted in one turn of the loop, so that a burst of handshakes delays established ones little.
+/// Connections accepted in one turn of the loop: some 0.1 ms.
 pub const ACCEPTS_PER_TURN: usize = 16;
 
 /// Pause after `accept` failed for want of descriptors or memory, so that the loop does not spin.
@@ -139,9 +153,14 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 
 /// Bytes handed to the kernel and not yet sent that make a socket unwritable (`TCP_NOTSENT_LOWAT`).
 ///
-/// It bounds the send queue of a client that never reads (some 360 KiB with the kernel's overhead). What the kernel
-/// keeps on the origin's side, in a receive buffer that tunes itself, comes on top.
-pub const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
+/// It bounds the send queue of a peer that never reads.
+pub const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
+
+/// The kernel's receive buffer of a connection to an origin, in bytes (`SO_RCVBUF`; the kernel doubles it for its own
+/// overhead).
+///
+/// One that tunes itself grows to megabytes while a client reads slowly what its origin sends fast.
+pub const UPSTREAM_RECEIVE_BYTES: usize = 128 * KIB;
 
 /// How long a client that is read from only so that it reads its answer may be silent.
 pub const LINGER_SILENCE: Duration = Duration::from_secs(5);
@@ -170,3 +189,14 @@ pub const TIMER_TICK: Duration = Duration::from_millis(32);
 
 /// Bytes that a relay moves before other connections have their turn: some 0.2 ms.
 pub const RELAY_TURN_BYTES: usize = 1024 * KIB;
+
+/// Such relays that go on in one turn of the loop: some 0.8 ms.
+pub const BULK_TURNS: usize = 4;
+
+/// TLS handshakes begun in one turn of the loop: some 0.2 ms each with a P-256 certificate, over 1 ms with RSA.
+///
+/// A turn without other work costs some 2 % of that, so that a burst loses nothing by queueing.
+pub const HANDSHAKE_TURNS: usize = 2;
+
+/// Pipelined requests begun in one turn of the loop: some 0.3 ms.
+pub const REQUEST_TURNS: usize = 16;

@@ -29,6 +29,7 @@ use crate::{
         socket::{self, Socket},
         tls::{HandshakeError, Tls},
     },
+    turns::Turn,
     worker::{Worker, count},
 };
 
@@ -92,7 +93,7 @@ pub(crate) async fn accept_loop(worker: Rc<Worker<Ring>>, gate: Arc<Gate>, socke
                 }
             }
         }
-        worker.env.give_way().await;
+        worker.env.give_way(Turn::Accept).await;
     }
 }
 
@@ -168,7 +169,13 @@ async fn serve_tls(worker: &Rc<Worker<Ring>>, socket: Socket, config: Arc<Server
     let Ok(client) = Tls::new(socket, config, worker.buffers.clone()).map(Box::new) else { return };
     let limit = worker.live.borrow().snapshot.timeouts.tls_handshake;
     // Boxed: the handshake's size is not carried through the life of the connection.
-    let handshake = Box::pin(within(&worker.env, limit, worker.unless_draining(client.handshake())));
+    let handshake = async {
+        // Nothing is worked out for a client that says nothing.
+        client.inner().readable().await;
+        worker.env.give_way(Turn::Handshake).await;
+        client.handshake().await
+    };
+    let handshake = Box::pin(within(&worker.env, limit, worker.unless_draining(handshake)));
     let failure = match handshake.await {
         Ok(None) => return,
         Ok(Some(Ok(version))) => {

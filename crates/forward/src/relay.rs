@@ -8,7 +8,6 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     task::Poll,
-    time::Duration,
 };
 
 use ringfence_http1::{
@@ -17,9 +16,13 @@ use ringfence_http1::{
 
 use crate::{
     buffers::{Buffer, Buffers},
-    environment::{Environment, within},
-    limits::{RELAY_BUFFER_BYTES, RELAY_TURN_BYTES},
+    environment::Environment,
+    limits::{
+        BULK_AFTER_BYTES, BULK_BUFFER_BYTES, MIDDLE_BUFFER_BYTES, RELAY_BUFFER_BYTES, RELAY_TURN_BYTES,
+    },
+    pace::Pace,
     transport::Transport,
+    turns::Turn,
 };
 
 /// Where a body is between its head and its end.
@@ -176,36 +179,40 @@ impl Message<'_> {
 /// Slices handed to one write. A head with more runs than this takes a second write.
 const SLICES_MAX: usize = 48;
 
-/// Writes all of `message`; the receiver may take nothing for `silence` at most.
+/// Writes all of `message`, as long as the receiver keeps its pace.
 pub(crate) async fn send<E: Environment, T: Transport>(
     env: &E,
     to: &T,
     message: &Message<'_>,
-    silence: Duration,
+    pace: &Pace,
 ) -> Result<(), Fault> {
-    let (length, mut sent) = (message.len(), 0);
-    while sent < length {
-        let write = poll_fn(|cx| {
+    let (length, mut taken) = (message.len(), 0);
+    // What the transport has taken and the kernel has not.
+    let mut unsent = to.unsent();
+    while taken < length || unsent > 0 {
+        let step = poll_fn(|cx| {
+            if taken == length {
+                return to.poll_flush(cx).map_ok(|()| 0);
+            }
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let filled = message.slices(sent, &mut slices);
+            let filled = message.slices(taken, &mut slices);
             to.poll_write(cx, &slices[..filled])
         });
-        sent += receiver(within(env, silence, write).await.map_err(|_| Fault::ReceiverSilent)?)?;
+        let step = pace.wait(env, step).await.map_err(|_| Fault::ReceiverSilent)?;
+        let step = step.map_err(|_| Fault::ReceiverClosed)?;
+        taken += step;
+        let before = unsent + step;
+        unsent = to.unsent();
+        pace.moved(before.saturating_sub(unsent));
     }
-    receiver(within(env, silence, to.flush()).await.map_err(|_| Fault::ReceiverSilent)?)
-}
-
-fn receiver<R>(result: io::Result<R>) -> Result<R, Fault> {
-    result.map_err(|_| Fault::ReceiverClosed)
+    Ok(())
 }
 
 /// What a relay bears and takes.
 #[derive(Clone, Copy)]
-pub(crate) struct Terms {
-    /// The longest silence of the sender.
-    pub(crate) sender_silence: Duration,
-    /// The longest time in which the receiver takes nothing.
-    pub(crate) receiver_silence: Duration,
+pub(crate) struct Terms<'a> {
+    pub(crate) sender: &'a Pace,
+    pub(crate) receiver: &'a Pace,
     /// Bytes read at once. What lies behind a chunked body is known only when it is there: little is read where it
     /// would have to be kept.
     pub(crate) read_bytes_max: usize,
@@ -237,40 +244,42 @@ pub(crate) async fn relay<E: Environment>(
     to: &impl Transport,
     body: &mut Body,
     coding: Coding,
-    terms: Terms,
+    terms: Terms<'_>,
     mut on_content: impl FnMut(u64),
 ) -> Result<Leftover, Fault> {
+    let mut moved = 0;
     let mut bulk = false;
     let mut turn_bytes = 0;
     loop {
         // Between a fast sender and a fast receiver nothing ever waits; the other connections have to live too.
         if turn_bytes >= RELAY_TURN_BYTES {
             turn_bytes = 0;
-            env.give_way().await;
+            env.give_way(Turn::Bulk).await;
         }
-        within(env, terms.sender_silence, from.readable()).await.map_err(|_| Fault::SenderSilent)?;
-        let mut buffer = if bulk { buffers.take_bulk() } else { buffers.take(RELAY_BUFFER_BYTES) };
+        terms.sender.wait(env, from.readable()).await.map_err(|_| Fault::SenderSilent)?;
+        let mut buffer = match moved {
+            _ if !bulk => buffers.take(RELAY_BUFFER_BYTES),
+            ..BULK_AFTER_BYTES => buffers.take_bulk(MIDDLE_BUFFER_BYTES),
+            _ => buffers.take_bulk(BULK_BUFFER_BYTES),
+        };
         let wanted = body.wanted(buffer.len().min(terms.read_bytes_max));
         let read = match read_now(from, &mut buffer[..wanted]).await {
             None => continue,
             Some(Ok(0)) if body.ends_by_close() => {
                 let last = if coding == Coding::Chunk { LAST_CHUNK } else { b"" };
-                send(
-                    env,
-                    to,
-                    &Message { tail: [last, b"", b""], ..Message::default() },
-                    terms.receiver_silence,
-                )
-                .await?;
+                let message = Message { tail: [last, b"", b""], ..Message::default() };
+                send(env, to, &message, terms.receiver).await?;
                 return Ok(Leftover::new(buffer, 0, 0));
             }
             Some(Ok(0) | Err(_)) => return Err(Fault::SenderClosed),
             Some(Ok(read)) => read,
         };
         turn_bytes += read;
+        moved += read;
         bulk = read >= RELAY_BUFFER_BYTES && terms.read_bytes_max > RELAY_BUFFER_BYTES;
         let content = Piece::take(body, &buffer[..read], coding)?;
-        content.send(env, to, None, terms.receiver_silence).await?;
+        terms.sender.moved(usize::try_from(content.taken.content).unwrap_or(usize::MAX));
+        content.send(env, to, None, terms.receiver).await?;
         on_content(content.taken.content);
         if content.taken.ended {
             let start = content.taken.consumed;
@@ -314,21 +323,21 @@ impl<'a> Piece<'a> {
         env: &E,
         to: &impl Transport,
         head: Option<(&OutgoingHead, &[u8])>,
-        silence: Duration,
+        pace: &Pace,
     ) -> Result<(), Fault> {
         match self.coding {
             Coding::Unchunk | Coding::WithoutTrailers if self.decoder.is_some() => {
-                self.send_parts(env, to, head, silence).await
+                self.send_parts(env, to, head, pace).await
             }
             Coding::AsItCame | Coding::Unchunk | Coding::WithoutTrailers => {
-                send(env, to, &Message { head, tail: [self.bytes, b"", b""] }, silence).await
+                send(env, to, &Message { head, tail: [self.bytes, b"", b""] }, pace).await
             }
             Coding::Chunk if self.bytes.is_empty() => {
-                send(env, to, &Message { head, ..Message::default() }, silence).await
+                send(env, to, &Message { head, ..Message::default() }, pace).await
             }
             Coding::Chunk => {
                 let size = chunk_header(self.bytes.len() as u64);
-                send(env, to, &Message { head, tail: [size.as_slice(), self.bytes, b"\r\n"] }, silence).await
+                send(env, to, &Message { head, tail: [size.as_slice(), self.bytes, b"\r\n"] }, pace).await
             }
         }
     }
@@ -338,9 +347,9 @@ impl<'a> Piece<'a> {
         env: &E,
         to: &impl Transport,
         head: Option<(&OutgoingHead, &[u8])>,
-        silence: Duration,
+        pace: &Pace,
     ) -> Result<(), Fault> {
-        send(env, to, &Message { head, ..Message::default() }, silence).await?;
+        send(env, to, &Message { head, ..Message::default() }, pace).await?;
         let Some(mut decoder) = self.decoder.clone() else { return Ok(()) };
         let mut rest = self.bytes;
         while !rest.is_empty() {
@@ -350,7 +359,7 @@ impl<'a> Piece<'a> {
                 (_, Coding::Unchunk) | (ChunkedPart::Trailer, _) => b"",
                 _ => &rest[..consumed],
             };
-            send(env, to, &Message { tail: [passes, b"", b""], ..Message::default() }, silence).await?;
+            send(env, to, &Message { tail: [passes, b"", b""], ..Message::default() }, pace).await?;
             rest = &rest[consumed.max(1)..];
         }
         Ok(())

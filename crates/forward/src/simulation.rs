@@ -34,7 +34,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -202,10 +202,12 @@ impl Simulation {
     /// Like SIGTERM: what has not ended when the drain's time is over is cut.
     fn drain(&self) {
         self.worker.drain();
-        let world = self.world.clone();
+        let (world, worker) = (self.world.clone(), self.worker.clone());
         world.clone().executor.spawn(Role::Operator, async move {
             world.sleep(world.timeouts.drain).await;
             world.cut.set(true);
+            worker.cut();
+            world.sleep(Duration::from_secs(1)).await;
             world.executor.cancel(Role::Connection);
         });
     }

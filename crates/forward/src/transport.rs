@@ -30,8 +30,15 @@ pub trait Transport {
     /// Takes some bytes, in the order of the slices; not zero unless the slices are empty.
     fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
-    /// Ready when everything taken by [`poll_write`](Self::poll_write) is with the kernel.
-    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Bytes that [`poll_write`](Self::poll_write) has taken and the kernel has not.
+    fn unsent(&self) -> usize {
+        0
+    }
+
+    /// Hands some of them to the kernel; ready at once when there are none.
+    fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 
     /// Says that no more bytes will be written; reading goes on.
     fn poll_close_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
@@ -63,7 +70,10 @@ pub trait Transport {
 
     /// Waits until everything written is with the kernel.
     async fn flush(&self) -> io::Result<()> {
-        poll_fn(|cx| self.poll_flush(cx)).await
+        while self.unsent() > 0 {
+            poll_fn(|cx| self.poll_flush(cx)).await?;
+        }
+        Ok(())
     }
 
     /// Says that no more bytes will be written.

@@ -23,6 +23,7 @@ use crate::{
     pool::Pool,
     record::{Log, LogSender},
     request_id::RequestIds,
+    shelf::Shelf,
     snapshot::Snapshot,
     transport::Transport,
     wakers::Wakers,
@@ -40,6 +41,8 @@ pub(crate) struct Worker<E: Environment> {
     pub(crate) live: RefCell<Rc<Live<E>>>,
     /// No new connections and requests; what is in flight goes on.
     pub(crate) draining: Cell<bool>,
+    /// The time for draining is over: what is in flight ends now.
+    pub(crate) cut: Cell<bool>,
     /// Sockets being accepted from.
     pub(crate) listening: Cell<usize>,
     /// Connections being served.
@@ -48,9 +51,9 @@ pub(crate) struct Worker<E: Environment> {
     pub(crate) turned_away: Cell<usize>,
     /// Tasks that have to hear of draining.
     pub(crate) wakers: Wakers,
-    response_heads: Shelf<ResponseHead>,
-    outgoing_heads: Shelf<OutgoingHead>,
-    request_heads: Shelf<RequestHead>,
+    response_heads: Shelf<Box<ResponseHead>>,
+    outgoing_heads: Shelf<Box<OutgoingHead>>,
+    request_heads: Shelf<Box<RequestHead>>,
 }
 
 /// A snapshot with what this worker keeps for it.
@@ -103,6 +106,7 @@ impl<E: Environment> Worker<E> {
             counters,
             live: RefCell::new(Live::new(snapshot)),
             draining: Cell::new(false),
+            cut: Cell::new(false),
             listening: Cell::new(0),
             open: Cell::new(0),
             turned_away: Cell::new(0),
@@ -122,16 +126,17 @@ impl<E: Environment> Worker<E> {
         self.wakers.wake_all();
     }
 
+    /// Ends what is still in flight when the time for draining is over: clients without an answer get one that says
+    /// so, answers that are not complete are visibly cut.
+    pub(crate) fn cut(&self) {
+        self.cut.set(true);
+        self.wakers.wake_all();
+    }
+
     /// Waits for `future`, but gives it up when the worker drains.
     pub(crate) async fn unless_draining<F: Future>(&self, future: F) -> Option<F::Output> {
         let _registration = self.wakers.register().await;
-        let mut future = pin!(future);
-        poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if self.draining.get() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        })
-        .await
+        unless(&self.draining, future).await
     }
 
     /// Keeps an upstream connection for the next request. Its wait begins now and guards it: when the origin closes,
@@ -146,8 +151,12 @@ impl<E: Environment> Worker<E> {
         }
     }
 
-    /// Drops pooled connections that the origin closed or nobody needed.
+    /// Drops pooled connections that the origin closed or nobody needed, and memory that a burst has left.
     pub(crate) fn sweep(&self) {
+        self.buffers.trim();
+        self.response_heads.trim();
+        self.outgoing_heads.trim();
+        self.request_heads.trim();
         let (live, now) = (self.live.borrow().clone(), self.env.recently());
         for pool in &live.pools {
             pool.sweep(now, live.snapshot.timeouts.upstream_idle, |stream| {
@@ -175,6 +184,17 @@ impl<E: Environment> Worker<E> {
     }
 }
 
+/// Waits for `future`, but gives it up when `flag` is set; who sets it wakes the task.
+pub(crate) async fn unless<F: Future>(flag: &Cell<bool>, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if flag.get() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
 /// Field lines for which room is made at first; a head with more grows it once.
 const FIELD_COUNT_LIKELY: usize = 24;
 /// Bytes of our own in a head: the forwarding lines are the longest.
@@ -182,25 +202,15 @@ const OWNED_BYTES_LIKELY: usize = 256;
 /// Recycled pieces of one kind that a worker keeps: one for each of many busy connections, some 2 KiB each.
 const IDLE_MAX: usize = 1024;
 
-/// Recycled pieces; boxed, so that lending one moves a pointer.
-#[allow(clippy::vec_box, reason = "they go to and fro by the box")]
-struct Shelf<T>(RefCell<Vec<Box<T>>>);
-
-impl<T> Default for Shelf<T> {
-    fn default() -> Self {
-        Self(RefCell::default())
-    }
-}
-
-/// Something on loan from a worker; dropping it gives it back.
+/// Something on loan from a worker; dropping it gives it back. Boxed, so that lending it moves a pointer.
 pub(crate) struct Loan<'a, T> {
     item: Option<Box<T>>,
-    home: &'a Shelf<T>,
+    home: &'a Shelf<Box<T>>,
 }
 
 impl<'a, T> Loan<'a, T> {
-    fn from(home: &'a Shelf<T>, make: impl FnOnce() -> T) -> Self {
-        let item = home.0.borrow_mut().pop().unwrap_or_else(|| Box::new(make()));
+    fn from(home: &'a Shelf<Box<T>>, make: impl FnOnce() -> T) -> Self {
+        let item = home.take().unwrap_or_else(|| Box::new(make()));
         Loan { item: Some(item), home }
     }
 }
@@ -221,9 +231,8 @@ impl<T> DerefMut for Loan<'_, T> {
 
 impl<T> Drop for Loan<'_, T> {
     fn drop(&mut self) {
-        let mut home = self.home.0.borrow_mut();
-        if let Some(item) = self.item.take().filter(|_| home.len() < IDLE_MAX) {
-            home.push(item);
+        if let Some(item) = self.item.take() {
+            self.home.give(item, IDLE_MAX);
         }
     }
 }

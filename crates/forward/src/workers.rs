@@ -16,7 +16,7 @@ use std::{
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use crate::{
-    environment::{Environment, Ring, before},
+    environment::{Environment, Ring, before, within},
     gate::Gate,
     limits::{RING_COMPLETIONS, RING_ENTRIES, SWEEP_TICKS, TICK},
     listen,
@@ -251,13 +251,15 @@ impl Seat {
             }
         }
         let deadline = worker.env.recently() + worker.live.borrow().snapshot.timeouts.drain;
-        let empty = async {
+        let empty = async || {
             while worker.listening.get() + worker.open.get() > 0 {
                 monoio::time::sleep(DRAIN_LOOK).await;
             }
         };
-        if before(&worker.env, deadline, empty).await.is_err() {
+        if before(&worker.env, deadline, empty()).await.is_err() {
             tracing::warn!(connections = worker.open.get(), "drain deadline passed; connections are cut");
+            worker.cut();
+            let _ = within(&worker.env, DRAIN_LAST, empty()).await;
         }
     }
 }
@@ -294,6 +296,9 @@ async fn tick(worker: Rc<Worker<Ring>>) {
         }
     }
 }
+
+/// How long clients have, when the time for draining is over, to take what they are told.
+const DRAIN_LAST: Duration = Duration::from_secs(1);
 
 /// How often a draining worker looks whether its last connection has ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);

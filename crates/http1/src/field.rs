@@ -86,6 +86,9 @@ pub enum KnownField {
     SetCookie,
     /// `Proxy-Authorization`, `Proxy-Authenticate` and `WWW-Authenticate`.
     Authentication,
+    /// One of these names, but for `_` in place of `-`: software that takes the one for the other (CGI, WSGI) would
+    /// believe it.
+    Lookalike,
     /// Controls and conditionals that must be known before the body: `Cache-Control`, `If-*`, `Range` and the like.
     Control,
 }
@@ -99,6 +102,7 @@ impl KnownField {
             Some((_, field)) => *field,
             None if begins_with(name, b"x-forwarded-") => Self::XForwarded,
             None if begins_with(name, b"access-control-") => Self::AccessControl,
+            None if name.contains(&b'_') && is_lookalike(name) => Self::Lookalike,
             None => Self::Other,
         }
     }
@@ -188,6 +192,19 @@ const fn candidates(len: usize) -> &'static [(&'static [u8], KnownField)] {
     }
 }
 
+fn is_lookalike(name: &[u8]) -> bool {
+    let mut hyphenated = [0; LOOKALIKE_BYTES_MAX];
+    let Some(hyphenated) = hyphenated.get_mut(..name.len().min(LOOKALIKE_BYTES_MAX)) else { return false };
+    for (to, from) in hyphenated.iter_mut().zip(name) {
+        *to = if *from == b'_' { b'-' } else { *from };
+    }
+    begins_with(hyphenated, b"x-forwarded-")
+        || (hyphenated.len() == name.len() && KnownField::of(hyphenated) != KnownField::Other)
+}
+
+/// Longer than every known name, in bytes.
+const LOOKALIKE_BYTES_MAX: usize = 32;
+
 fn begins_with(name: &[u8], prefix: &[u8]) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
@@ -260,8 +277,25 @@ mod tests {
         assert_eq!(KnownField::of(b"x-forwarded-FOR"), KnownField::XForwardedFor);
         assert_eq!(KnownField::of(b"Access-Control-Max-Age"), KnownField::AccessControl);
         assert_eq!(KnownField::of(b"X-Forwarded"), KnownField::Other);
-        assert_eq!(KnownField::of(b"Content_Length"), KnownField::Other);
         assert_eq!(KnownField::of(b""), KnownField::Other);
+    }
+
+    #[test]
+    fn names_that_some_software_takes_for_known_ones_are_told_apart() {
+        for name in [
+            &b"Content_Length"[..],
+            b"x_forwarded_for",
+            b"X-Forwarded_Host",
+            b"X_REAL-IP",
+            b"Transfer_encoding",
+        ] {
+            assert_eq!(KnownField::of(name), KnownField::Lookalike, "{}", name.escape_ascii());
+        }
+        for name in
+            [&b"x_other"[..], b"_", b"content__length", b"a_name_longer_than_every_known_one_there_is"]
+        {
+            assert_eq!(KnownField::of(name), KnownField::Other, "{}", name.escape_ascii());
+        }
     }
 
     #[test]

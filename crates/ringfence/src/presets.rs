@@ -211,6 +211,7 @@ fn data_plane_limits(limits: &Limits) -> limits::Limits {
     plain.body_bytes_max = limits.body_bytes_max;
     plain.connections_max = count(limits.connections_max);
     plain.connections_per_address_max = count(limits.connections_per_address_max);
+    plain.data_rate_min = u32::try_from(limits.data_rate_min).unwrap_or(u32::MAX);
     plain
 }
 

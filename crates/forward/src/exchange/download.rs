@@ -9,6 +9,7 @@ use crate::{
     failure::Failure,
     fields::{self, Returned},
     limits::{BULK_BUFFER_BYTES, INTERIM_RESPONSES_MAX, RELAY_BUFFER_BYTES},
+    pace::Pace,
     relay::{self, Body, Coding, Fault, Leftover, Message, Piece, Terms, read_now, relay},
     transport::Transport,
 };
@@ -39,7 +40,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let (head, outgoing) = (&mut *head, &mut *outgoing);
         let mut arrived = None;
         let mut interim_responses = 0;
-        let mut arrived = loop {
+        let arrived = loop {
             let mut part = self.read_head(origin, arrived.take(), interim_responses == 0, head).await?;
             if !head.is_interim() {
                 break part;
@@ -65,7 +66,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         if head.status() == 101 {
             self.upgrade(head, outgoing, arrived).await
         } else {
-            self.pass_on(origin, head, outgoing, &mut arrived).await
+            self.pass_on(origin, head, outgoing, arrived).await
         }
     }
 
@@ -132,8 +133,9 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
 
     async fn send_head(&self, outgoing: &OutgoingHead, arrived: &Arrived) -> Result<(), Failure> {
         let message = Message { head: Some((outgoing, arrived.bytes())), ..Message::default() };
-        let silence = self.live.snapshot.timeouts.upstream_silence;
-        relay::send(&self.worker.env, self.client, &message, silence).await.map_err(response_failure)
+        relay::send(&self.worker.env, self.client, &message, &self.paces.takes)
+            .await
+            .map_err(response_failure)
     }
 
     async fn upgrade(
@@ -165,7 +167,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         origin: &E::Stream,
         head: &ResponseHead,
         outgoing: &mut OutgoingHead,
-        arrived: &mut Arrived,
+        arrived: Arrived,
     ) -> Result<Answered, Failure> {
         let (worker, progress, timeouts) = (self.worker, &self.progress, &self.live.snapshot.timeouts);
         let (framing, mut coding) = spelling(head.framing(), self.head.version());
@@ -180,21 +182,17 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let (head_bytes, behind) = arrived.bytes().split_at(head.head_len());
         let first = Piece::take(&mut body, behind, coding).map_err(|fault| response_failure(fault.into()))?;
         progress.response_started.set(true);
-        let silence = timeouts.upstream_silence;
-        first
-            .send(&worker.env, self.client, Some((outgoing, head_bytes)), silence)
-            .await
-            .map_err(response_failure)?;
+        let takes = &self.paces.takes;
+        let sent = first.send(&worker.env, self.client, Some((outgoing, head_bytes)), takes).await;
+        sent.map_err(response_failure)?;
         progress.bytes_out.set(first.taken.content);
 
         let quiet = if first.taken.ended {
             first.taken.consumed == behind.len()
         } else {
-            let terms = Terms {
-                sender_silence: silence,
-                receiver_silence: silence,
-                read_bytes_max: BULK_BUFFER_BYTES,
-            };
+            drop(arrived);
+            let origin_sends = Pace::patient(timeouts.upstream_silence);
+            let terms = Terms { sender: &origin_sends, receiver: takes, read_bytes_max: BULK_BUFFER_BYTES };
             let on_content = |content| progress.bytes_out.set(progress.bytes_out.get() + content);
             let (env, buffers) = (&worker.env, &worker.buffers);
             let leftover = relay(env, buffers, origin, self.client, &mut body, coding, terms, on_content)

@@ -92,8 +92,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let message = Message { head: Some((&*out, b"")), tail: [content, b"", b""] };
         self.progress.status.set(Some(answer.status));
         self.progress.bytes_out.set(content.len() as u64);
-        let silence = self.live.snapshot.timeouts.upstream_silence;
-        match relay::send(&worker.env, self.client, &message, silence).await {
+        match relay::send(&worker.env, self.client, &message, &self.paces.takes).await {
             Ok(()) => self.next(close),
             Err(_) => Next::Abort(Failure::ClientGone.as_str()),
         }

@@ -10,9 +10,10 @@ use std::{
 
 use super::Exchange;
 use crate::{
-    environment::{Environment, before, within},
+    environment::{Environment, before},
     inbox::Inbox,
     limits::RELAY_BUFFER_BYTES,
+    pace::Pace,
     relay::{self, Fault, Leftover, Message, read_now},
     transport::Transport,
 };
@@ -22,9 +23,12 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     /// closing is passed on; the other direction lives on. What has come already goes first.
     pub(super) async fn tunnel(&self, origin: &E::Stream, inbox: &mut Inbox, from_origin: Leftover) {
         let head_len = self.head.head_len();
+        let timeouts = &self.live.snapshot.timeouts;
+        let (up_pace, down_pace) =
+            (Pace::patient(timeouts.upstream_silence), Pace::patient(timeouts.downstream_silence));
         let early = async {
-            self.pass_early(origin, &inbox.bytes()[head_len..], &self.progress.bytes_in).await?;
-            self.pass_early(self.client, from_origin.bytes(), &self.progress.bytes_out).await
+            self.pass_early(origin, &up_pace, &inbox.bytes()[head_len..], &self.progress.bytes_in).await?;
+            self.pass_early(self.client, &down_pace, from_origin.bytes(), &self.progress.bytes_out).await
         };
         if early.await.is_err() {
             return;
@@ -33,8 +37,8 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         inbox.truncate(head_len);
 
         let moved_at = Cell::new(self.worker.env.recently());
-        let mut up = pin!(self.carry(self.client, origin, &moved_at, &self.progress.bytes_in));
-        let mut down = pin!(self.carry(origin, self.client, &moved_at, &self.progress.bytes_out));
+        let mut up = pin!(self.carry(self.client, origin, &up_pace, &moved_at, &self.progress.bytes_in));
+        let mut down = pin!(self.carry(origin, self.client, &down_pace, &moved_at, &self.progress.bytes_out));
         let (mut up_ended, mut down_ended) = (false, false);
         poll_fn(|cx| {
             let (up_poll, down_poll) =
@@ -51,9 +55,15 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         .await;
     }
 
-    async fn pass_early(&self, to: &impl Transport, bytes: &[u8], count: &Cell<u64>) -> Result<(), Fault> {
+    async fn pass_early(
+        &self,
+        to: &impl Transport,
+        pace: &Pace,
+        bytes: &[u8],
+        count: &Cell<u64>,
+    ) -> Result<(), Fault> {
         let message = Message { tail: [bytes, b"", b""], ..Message::default() };
-        relay::send(&self.worker.env, to, &message, self.live.snapshot.timeouts.upstream_silence).await?;
+        relay::send(&self.worker.env, to, &message, pace).await?;
         count.set(count.get() + bytes.len() as u64);
         Ok(())
     }
@@ -63,11 +73,11 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         &self,
         from: &impl Transport,
         to: &impl Transport,
+        pace: &Pace,
         moved_at: &Cell<Instant>,
         count: &Cell<u64>,
     ) -> Result<(), Fault> {
         let (env, timeouts) = (&self.worker.env, &self.live.snapshot.timeouts);
-        let silence = timeouts.upstream_silence;
         loop {
             let since = moved_at.get();
             if before(env, since + timeouts.tunnel_idle, from.readable()).await.is_err() {
@@ -81,7 +91,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
                 None => continue,
                 Some(Err(_)) => return Err(Fault::SenderClosed),
                 Some(Ok(0)) => {
-                    return match within(env, silence, to.close_write()).await {
+                    return match pace.wait(env, to.close_write()).await {
                         Ok(Ok(())) => Ok(()),
                         Ok(Err(_)) => Err(Fault::ReceiverClosed),
                         Err(_) => Err(Fault::ReceiverSilent),
@@ -89,13 +99,8 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
                 }
                 Some(Ok(read)) => read,
             };
-            relay::send(
-                env,
-                to,
-                &Message { tail: [&buffer[..read], b"", b""], ..Message::default() },
-                silence,
-            )
-            .await?;
+            let message = Message { tail: [&buffer[..read], b"", b""], ..Message::default() };
+            relay::send(env, to, &message, pace).await?;
             count.set(count.get() + read as u64);
             moved_at.set(env.recently());
         }

@@ -11,6 +11,7 @@ use crate::{
     fields::{self, Forwarded},
     inbox::Inbox,
     limits::{BULK_BUFFER_BYTES, RELAY_BUFFER_BYTES},
+    pace::Pace,
     relay::{Body, Coding, Fault, Piece, Terms, read_now, relay},
     transport::Transport,
 };
@@ -44,6 +45,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         content_max: u64,
     ) -> Result<(), Fault> {
         let (worker, timeouts, progress) = (self.worker, &self.live.snapshot.timeouts, &self.progress);
+        let receiver = Pace::patient(timeouts.upstream_silence);
         let head_len = self.head.head_len();
         let mut body = Body::new(self.head.framing(), content_max);
         let (head_bytes, behind) = inbox.bytes().split_at(head_len);
@@ -62,17 +64,13 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             let mut outgoing = worker.outgoing_head();
             fields::request(self.head, head_bytes, forwarded, &mut outgoing);
             let head = Some((&*outgoing, head_bytes));
-            first.send(&worker.env, origin, head, timeouts.upstream_silence).await?;
+            first.send(&worker.env, origin, head, &receiver).await?;
         }
         if request_length.is_none() {
             inbox.truncate(head_len);
             progress.streamed.set(true);
             let read_bytes_max = if is_chunked { RELAY_BUFFER_BYTES } else { BULK_BUFFER_BYTES };
-            let terms = Terms {
-                sender_silence: timeouts.downstream_silence,
-                receiver_silence: timeouts.upstream_silence,
-                read_bytes_max,
-            };
+            let terms = Terms { sender: &self.paces.sends, receiver: &receiver, read_bytes_max };
             let on_content = |content| {
                 progress.bytes_in.set(progress.bytes_in.get() + content);
                 progress.uploaded_at.set(Some(worker.env.recently()));
@@ -91,7 +89,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
 
     /// Waits until the client closes or resets its connection. What it sends meanwhile is its next request, kept for
     /// later; when there is no room for more of it, leaving goes unnoticed until the response is written.
-    async fn watch(&self, inbox: &mut Inbox) -> Failure {
+    pub(super) async fn watch(&self, inbox: &mut Inbox) -> Failure {
         loop {
             self.client.readable().await;
             let Some(room) = inbox.room(&self.worker.buffers, self.inbox_bytes_max()) else {

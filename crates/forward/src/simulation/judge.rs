@@ -209,9 +209,7 @@ impl Downstream<'_> {
             self.judge_passed(request, status, &body)?;
         }
         let closed = self.client.log.ended.get().map(|(ended, _)| ended) == Some(Ended::Closed);
-        // Exception: the end of the drain closes in order whatever is under way, and in HTTP/1.0 that looks complete.
-        let cut_in_order = self.world.cut.get() && !body.ended;
-        let whole = body.ended || (framing == Framing::UntilClose && closed && !cut_in_order);
+        let whole = body.ended || (framing == Framing::UntilClose && closed);
         if !whole {
             self.judge_cut()?;
             return Ok((Told::Cut, at + body.consumed));
@@ -254,8 +252,10 @@ impl Downstream<'_> {
         };
         // A client that dawdles or stalls may be told so.
         let slow = status == 408 && !self.client.behaves();
-        // A body that was not read whole when the drain began or the limit struck is no fault.
-        if !(expected || slow) {
+        // Whoever has no answer when the drain is over is told so.
+        let cut =
+            status == 503 && self.world.cut.get() && !matches!(request.kind, Kind::Local | Kind::Unrouted);
+        if !(expected || slow || cut) {
             return Err(format!("the proxy says {status}"));
         }
         if body.ended
@@ -383,7 +383,7 @@ impl Phase {
                 .max(timeouts.downstream_silence)
                 .max(timeouts.upstream_silence)
                 .max(timeouts.header_read),
-            Phase::Answer => timeouts.upstream_silence,
+            Phase::Answer => timeouts.upstream_silence.max(timeouts.downstream_silence),
             Phase::End => timeouts.linger,
             Phase::Gone => return None,
         };

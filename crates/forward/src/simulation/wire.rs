@@ -164,10 +164,6 @@ impl Transport for Wire {
         written
     }
 
-    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_awkward() { self.put_off(cx) } else { self.pipe.poll_flush(cx) }
-    }
-
     fn poll_close_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_awkward() {
             return self.put_off(cx);

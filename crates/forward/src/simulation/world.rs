@@ -25,6 +25,7 @@ use crate::{
     snapshot::ServerAddress,
     timers::{self, Timers},
     transport::pipe::Pipe,
+    turns::Turn,
 };
 
 /// All that one seed determines.
@@ -254,7 +255,7 @@ impl Environment for Simulated {
         self.0.sleep_until(at)
     }
 
-    async fn give_way(&self) {
+    async fn give_way(&self, _turn: Turn) {
         let mut yielded = false;
         poll_fn(|cx| {
             if std::mem::replace(&mut yielded, true) {

@@ -107,10 +107,6 @@ impl Transport for Pipe {
         Poll::Ready(Ok(wanted))
     }
 
-    fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
     fn poll_close_write(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut outgoing = self.outgoing.borrow_mut();
         if outgoing.end == Some(End::Reset) {

@@ -26,9 +26,10 @@ use rustix::{
         SocketType, sockopt,
     },
 };
+use socket2::SockRef;
 
 use super::{Transport, fd};
-use crate::limits::{KIB, NOTSENT_BYTES_MAX};
+use crate::limits::{KIB, NOTSENT_BYTES_MAX, UPSTREAM_RECEIVE_BYTES};
 
 /// A connected (or listening) stream socket.
 pub struct Socket {
@@ -66,6 +67,7 @@ impl Socket {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = stream_socket(family)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
+        bound_held(&socket)?;
         let pending = match rustix::net::connect(&socket, address) {
             Ok(()) => false,
             Err(Errno::INPROGRESS) => true,
@@ -156,10 +158,6 @@ impl Transport for Socket {
         }
     }
 
-    fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
     fn poll_close_write(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(rustix::net::shutdown(self.descriptor(), Shutdown::Write).map_err(io::Error::from))
     }
@@ -179,6 +177,13 @@ pub fn prepare_accepted(socket: &OwnedFd) -> io::Result<()> {
 /// Bounds what the kernel holds unsent for connections accepted from this listener, which inherit it.
 pub fn bound_unsent(listener: &socket2::Socket) -> io::Result<()> {
     listener.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)
+}
+
+/// Bounds what the kernel holds for a connection to an origin, in both directions.
+fn bound_held(socket: &OwnedFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_recv_buffer_size(UPSTREAM_RECEIVE_BYTES)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)
 }
 
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {

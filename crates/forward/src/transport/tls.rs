@@ -148,8 +148,17 @@ impl<T: Transport> Transport for Tls<T> {
         }
     }
 
+    fn unsent(&self) -> usize {
+        self.state.borrow().unsent()
+    }
+
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.state.borrow_mut().poll_flush(&self.inner, cx)
+        let mut state = self.state.borrow_mut();
+        let before = state.unsent();
+        match state.poll_flush(&self.inner, cx) {
+            Poll::Pending if state.unsent() < before => Poll::Ready(Ok(())),
+            flushed => flushed,
+        }
     }
 
     fn poll_close_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -233,6 +242,11 @@ impl State {
         Ok(())
     }
 
+    fn unsent(&self) -> usize {
+        self.outgoing.as_ref().map_or(0, |outgoing| outgoing.end - outgoing.sent) + self.control.len()
+    }
+
+    /// Hands everything to the kernel.
     fn poll_flush<T: Transport>(&mut self, inner: &T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(outgoing) = &mut self.outgoing {
             let rest = &outgoing.buffer[outgoing.sent..outgoing.end];

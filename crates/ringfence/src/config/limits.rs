@@ -35,6 +35,11 @@ pub(crate) const CONNECTIONS: Bound<u64> = Bound { default: 65_536, min: 16, max
 /// address, far below [`CONNECTIONS`].
 pub(crate) const CONNECTIONS_PER_ADDRESS: Bound<u64> = Bound { default: 1024, min: 1, max: 1_000_000 };
 
+/// What a client owes of a body that it sends or of a response that it takes, in bytes per second, averaged over what
+/// goes beyond one [`DOWNSTREAM_SILENCE`]. Apache asks for 500; a GPRS phone has some 2 000. 0 is nothing; more than
+/// 64 KiB would shut out mobile networks on a bad day.
+pub(crate) const DATA_RATE: Bound<u64> = Bound { default: 512, min: 0, max: 64 * KIB };
+
 /// Worker threads; 0 is one per core. More than 1024 cores are not to be had.
 pub(crate) const WORKERS: Bound<u64> = Bound { default: 0, min: 0, max: 1024 };
 
@@ -55,11 +60,12 @@ pub(crate) const UPSTREAM_CONNECT: Bound<Duration> = Bound { default: secs(3), m
 pub(crate) const UPSTREAM_FIRST_BYTE: Bound<Duration> =
     Bound { default: mins(5), min: SHORTEST, max: mins(60) };
 
-/// Silence between bytes of a request body. Phones lose their network for tens of seconds.
+/// A client's silence in the middle of a message: it sends no content, or takes nothing of its response. Phones lose
+/// their network for tens of seconds.
 pub(crate) const DOWNSTREAM_SILENCE: Bound<Duration> =
     Bound { default: secs(60), min: SHORTEST, max: mins(60) };
 
-/// Silence between bytes of a response: the origin sends nothing, or the client takes nothing. Twice the
+/// The upstream's silence in the middle of a message: it sends no content, or takes nothing of a request. Twice the
 /// client's, since a homeserver at work deserves more patience than a radio link.
 pub(crate) const UPSTREAM_SILENCE: Bound<Duration> =
     Bound { default: secs(120), min: SHORTEST, max: mins(60) };
@@ -103,6 +109,8 @@ pub(crate) struct Limits {
     pub(crate) connections_max: u64,
     /// See [`CONNECTIONS_PER_ADDRESS`].
     pub(crate) connections_per_address_max: u64,
+    /// See [`DATA_RATE`].
+    pub(crate) data_rate_min: u64,
 }
 
 pub(crate) const LIMITS_SCHEMA: Schema = Schema {
@@ -113,6 +121,7 @@ pub(crate) const LIMITS_SCHEMA: Schema = Schema {
         "body_bytes_max",
         "connections_max",
         "connections_per_address_max",
+        "data_rate_min",
     ],
 };
 
@@ -124,6 +133,7 @@ impl Limits {
             body_bytes_max: table.size("body_bytes_max", &BODY_BYTES),
             connections_max: table.count("connections_max", &CONNECTIONS),
             connections_per_address_max: table.count("connections_per_address_max", &CONNECTIONS_PER_ADDRESS),
+            data_rate_min: table.size("data_rate_min", &DATA_RATE),
         }
     }
 }

@@ -366,6 +366,8 @@ fn the_process_is_checked() {
 #[test]
 fn every_limit_has_a_least_and_a_greatest_value() {
     for (key, below, above) in [
+        // There is no least one: 0 is none.
+        ("data_rate_min", "\"65 KiB\"", "\"1 MiB\""),
         ("head_bytes_max", "\"1 KiB\"", "\"257 KiB\""),
         ("field_count_max", "15", "257"),
         ("body_bytes_max", "1023", "\"1025 GiB\""),

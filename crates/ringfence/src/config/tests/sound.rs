@@ -67,6 +67,7 @@ field_count_max = 200
 body_bytes_max = 1_048_576
 connections_max = 1000
 connections_per_address_max = 10
+data_rate_min = "2 KiB"
 
 [timeouts]
 tls_handshake = "1s"
@@ -128,6 +129,7 @@ fn absent_keys_have_their_defaults() {
             body_bytes_max: 52_428_800,
             connections_max: 65_536,
             connections_per_address_max: 1024,
+            data_rate_min: 512,
         }
     );
     let seconds = Duration::from_secs;
@@ -198,6 +200,7 @@ fn limits_and_timeouts_are_read() {
     assert_eq!(config.limits.head_bytes_max, 65_536);
     assert_eq!(config.limits.body_bytes_max, 1_048_576);
     assert_eq!((config.limits.field_count_max, config.limits.connections_per_address_max), (200, 10));
+    assert_eq!(config.limits.data_rate_min, 2048);
     assert_eq!(config.timeouts.upstream_connect, Duration::from_millis(500));
     assert_eq!(config.timeouts.tunnel_idle, Duration::from_secs(3600));
     assert_eq!(config.timeouts.drain, Duration::from_secs(11));

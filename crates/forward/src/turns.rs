@@ -1,0 +1,156 @@
+//! Rationed turns: what may go on for ever, or comes in thousands at once, is let on a few at a time, in order, and the
+//! kernel and every other task have their turn in between.
+//!
+//! So a crowd of flooders shares a fixed part of each turn of the loop, however large it is, and who asks for little
+//! waits for one such part and not for the crowd.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    future::poll_fn,
+    task::{Poll, Waker},
+};
+
+use crate::limits::{BULK_TURNS, HANDSHAKE_TURNS, REQUEST_TURNS};
+
+/// What somebody wants to go on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Accepting: a listener each, so that few come and none has to queue behind who was accepted.
+    Accept,
+    /// A TLS handshake, up to the answer to the client's first message.
+    Handshake,
+    /// A request that was already there when the one before it was answered.
+    Request,
+    /// A body that moves without ever waiting.
+    Bulk,
+}
+
+impl Turn {
+    const ALL: [Turn; 4] = [Turn::Accept, Turn::Handshake, Turn::Request, Turn::Bulk];
+
+    /// How many are let on in one turn of the loop.
+    const fn ration(self) -> usize {
+        match self {
+            Turn::Accept => usize::MAX,
+            Turn::Handshake => HANDSHAKE_TURNS,
+            Turn::Request => REQUEST_TURNS,
+            Turn::Bulk => BULK_TURNS,
+        }
+    }
+}
+
+/// Who waits for a turn.
+#[derive(Default)]
+pub(crate) struct Turns {
+    queues: RefCell<[Queue; Turn::ALL.len()]>,
+    /// The task that goes round while somebody waits.
+    usher: RefCell<Option<Waker>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waker>,
+    /// How many have ever been let on; the next to be let on has this number.
+    admitted: u64,
+}
+
+impl Turns {
+    /// Waits until it is the caller's turn. Dropping the wait leaves an empty place in the queue.
+    pub(crate) async fn take(&self, turn: Turn) {
+        let mut number = None;
+        poll_fn(|cx| {
+            let queue = &mut self.queues.borrow_mut()[turn as usize];
+            if number.is_some_and(|number| number < queue.admitted) {
+                return Poll::Ready(());
+            }
+            if number.is_none() {
+                number = Some(queue.admitted + queue.waiting.len() as u64);
+                queue.waiting.push_back(cx.waker().clone());
+                if let Some(usher) = self.usher.borrow_mut().take() {
+                    usher.wake();
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// For the usher: waits until somebody waits.
+    pub(crate) async fn somebody(&self) {
+        poll_fn(|cx| {
+            if self.queues.borrow().iter().any(|queue| !queue.waiting.is_empty()) {
+                return Poll::Ready(());
+            }
+            *self.usher.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// For the usher: one turn of the loop is over, the next ones are let on.
+    pub(crate) fn admit(&self) {
+        for turn in Turn::ALL {
+            let queue = &mut self.queues.borrow_mut()[turn as usize];
+            let admitted = queue.waiting.len().min(turn.ration());
+            queue.admitted += admitted as u64;
+            // Waking only queues a task: nobody comes back here.
+            queue.waiting.drain(..admitted).for_each(Waker::wake);
+            queue.waiting.shrink_to(QUEUE_LIKELY);
+        }
+    }
+}
+
+/// Places that a queue keeps, so that one crowd's memory is not kept for ever.
+const QUEUE_LIKELY: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::Future,
+        pin::Pin,
+        task::{Context, Waker},
+    };
+
+    use super::*;
+
+    fn poll(wait: &mut Pin<Box<impl Future<Output = ()>>>) -> bool {
+        wait.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn a_crowd_is_let_on_in_order_and_a_ration_at_a_time() {
+        let turns = Turns::default();
+        let mut waits: Vec<_> = (0..3 * REQUEST_TURNS).map(|_| Box::pin(turns.take(Turn::Request))).collect();
+        assert!(waits.iter_mut().all(|wait| !poll(wait)));
+        for round in 1..=3 {
+            turns.admit();
+            let ready = waits.iter_mut().filter_map(|wait| poll(wait).then_some(())).count();
+            assert_eq!(ready, REQUEST_TURNS, "round {round}");
+            waits.drain(..REQUEST_TURNS);
+        }
+    }
+
+    #[test]
+    fn one_kind_does_not_wait_for_another() {
+        let turns = Turns::default();
+        let mut crowd: Vec<_> = (0..1000).map(|_| Box::pin(turns.take(Turn::Request))).collect();
+        crowd.iter_mut().for_each(|wait| assert!(!poll(wait)));
+        let mut accept = Box::pin(turns.take(Turn::Accept));
+        assert!(!poll(&mut accept));
+        turns.admit();
+        assert!(poll(&mut accept));
+    }
+
+    #[test]
+    fn the_usher_sleeps_while_nobody_waits() {
+        let turns = Turns::default();
+        let mut usher = Box::pin(turns.somebody());
+        assert!(!poll(&mut usher));
+        let mut wait = Box::pin(turns.take(Turn::Bulk));
+        assert!(!poll(&mut wait));
+        assert!(poll(&mut usher));
+        turns.admit();
+        assert!(!poll(&mut Box::pin(turns.somebody())));
+    }
+}
