@@ -45,10 +45,14 @@ impl Client {
     /// Connects over plain TCP with a receive buffer of about this many bytes, for clients that read slowly.
     #[must_use]
     pub fn connect_with_small_window(to: SocketAddr, receive_bytes: usize) -> Client {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
-        socket.set_recv_buffer_size(receive_bytes).expect("the receive buffer can be set");
-        socket.connect(&to.into()).expect("the proxy accepts connections");
-        Client { wire: Wire::new(Transport::Tcp(socket.into())) }
+        Client { wire: Wire::new(Transport::Tcp(stream_with_small_window(to, receive_bytes))) }
+    }
+
+    /// The same over TLS, as [`tls`](Self::tls).
+    #[must_use]
+    pub fn tls_with_small_window(to: SocketAddr, name: &str, receive_bytes: usize) -> Client {
+        let stream = stream_with_small_window(to, receive_bytes);
+        Client::tls_over(stream, name, Authority::shared().client_config()).expect("the handshake completes")
     }
 
     /// Connects over TLS as a client that trusts the shared authority and asks for `name`.
@@ -59,8 +63,12 @@ impl Client {
 
     /// Connects over TLS with a configuration of the test's own; the error tells why the handshake failed.
     pub fn tls_with(to: SocketAddr, name: &str, config: Arc<ClientConfig>) -> Result<Client, String> {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(|error| error.to_string())?;
+        Client::tls_over(stream, name, config)
+    }
+
+    fn tls_over(mut stream: TcpStream, name: &str, config: Arc<ClientConfig>) -> Result<Client, String> {
         let name = ServerName::try_from(name.to_owned()).expect("a valid server name");
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         let mut session = ClientConnection::new(config, name).map_err(|error| error.to_string())?;
         while session.is_handshaking() {
@@ -141,6 +149,13 @@ impl DerefMut for Client {
     fn deref_mut(&mut self) -> &mut Wire {
         &mut self.wire
     }
+}
+
+fn stream_with_small_window(to: SocketAddr, receive_bytes: usize) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(receive_bytes).expect("the receive buffer can be set");
+    socket.connect(&to.into()).expect("the proxy accepts connections");
+    socket.into()
 }
 
 fn bound_stream(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {

@@ -70,11 +70,16 @@ impl Expected {
             && protocols.len() == 1
             && !protocols[0].split(',').any(is_http);
         let method = head.method().to_owned();
-        let drops = |name: &str| {
-            name.starts_with("x-forwarded-")
-                || ["forwarded", "x-real-ip", "x-request-id"].contains(&name)
-                || (name == "expect" && is_http10)
+        let identifies = |name: &str| {
+            name.starts_with("x-forwarded-") || ["forwarded", "x-real-ip", "x-request-id"].contains(&name)
         };
+        // What CGI and WSGI would take for a line that is ringfence's to write, or for the framing.
+        let is_lookalike = |name: &str| {
+            let meant = name.replace('_', "-");
+            meant != name
+                && (identifies(&meant) || ["content-length", "host", "transfer-encoding"].contains(&&*meant))
+        };
+        let drops = |name: &str| identifies(name) || is_lookalike(name) || (name == "expect" && is_http10);
         let mut fields =
             remaining(head, &head.fields, |name| drops(name) || (name == "upgrade" && !upgrades));
         count_down(&method, &mut fields);

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::Instant;
 
+use ringfence_tests::client::HOST;
 use ringfence_tests::matrix::{assert_cors, assert_error};
 use ringfence_tests::message::{self, Framing};
 use ringfence_tests::wire::{End, Unreadable};
@@ -264,13 +265,73 @@ fn a_slow_but_steady_upload_passes() {
     let origin = Origin::serving(|request| message::ok(&request.body));
     let proxy = Proxy::to(&origin).timeouts("downstream_silence = \"500ms\"").start();
     let mut client = proxy.client();
-    client.send(format!("{POST}Content-Length: 10\r\n\r\n"));
-    client.send_slowly("0123456789", 1, 120 * MS).unwrap();
-    assert_eq!(client.response().text(), "0123456789");
+    client.send(format!("{POST}Content-Length: 2000\r\n\r\n"));
+    // 1 666 B/s, over three times what a client owes.
+    client.send_slowly(pattern(2000), 200, 120 * MS).unwrap();
+    assert!(client.response().body == pattern(2000));
 }
 
 #[test]
-fn a_client_that_never_reads_is_cut_at_upstream_silence() {
+fn a_body_that_dribbles_is_refused_although_it_is_never_silent() {
+    let origin = Origin::each(|peer| drop(peer.request()));
+    let proxy = Proxy::to(&origin).timeouts("downstream_silence = \"500ms\"").start();
+    // Content byte by byte; chunks of one byte; an extension that pays for nothing.
+    let dribbles = [
+        ("Content-Length: 1000", "x".repeat(100)),
+        ("Transfer-Encoding: chunked", "1\r\nx\r\n".repeat(20)),
+        ("Transfer-Encoding: chunked", format!("1;{}", "e".repeat(100))),
+    ];
+    for (index, (framing, dribble)) in dribbles.into_iter().enumerate() {
+        let mut client = proxy.client();
+        let begun = Instant::now();
+        client.send(format!("{POST}{framing}\r\n\r\n"));
+        // Six seconds of it.
+        client.send_slowly(dribble, 1, 60 * MS).unwrap();
+        assert_eq!(client.response().status(), 408, "{framing}");
+        let (ended, _) = origin.connection(index + 1).end_within(SECOND).expect("the upstream request ends");
+        assert!(ended - begun < 3 * SECOND, "{framing}: it lived for {:?}", ended - begun);
+    }
+}
+
+#[test]
+fn a_response_that_is_taken_too_slowly_is_cut_although_it_always_moves() {
+    let origin = Origin::serving(|_| message::ok(vec![b'x'; 64 * MIB]));
+    let proxy = Proxy::to(&origin)
+        .limits("data_rate_min = \"64 KiB\"")
+        .timeouts("downstream_silence = \"2s\"")
+        .start();
+    let mut client = Client::connect_with_small_window(proxy.address, 4 * KIB);
+    client.send("GET /_matrix/x HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.read_head().unwrap();
+    let begun = Instant::now();
+    // Some 16 KiB a second.
+    while begun.elapsed() < 20 * SECOND && client.read_exactly(4 * KIB).is_ok() {
+        pause(250 * MS);
+    }
+    assert!(begun.elapsed() < 15 * SECOND, "it lives on after {:?}", begun.elapsed());
+    assert!(proxy.access_log(1)[0].contains("close=client-unwilling"), "{:?}", proxy.access_log(1));
+}
+
+/// What TLS has encrypted and the kernel has not taken yet moves on while the client reads.
+#[test]
+fn a_steady_tls_download_is_not_silent_while_one_buffer_of_it_is_sent() {
+    let size = 2 * MIB;
+    let origin = Origin::serving(move |_| message::ok(pattern(size)));
+    let proxy = Proxy::to(&origin).tls().timeouts("downstream_silence = \"700ms\"").start();
+    let mut client = Client::tls_with_small_window(proxy.address, HOST, 32 * KIB);
+    client.send("GET /_matrix/x HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.read_head().unwrap();
+    let mut body = Vec::new();
+    // Some 200 KiB a second: a buffer of 256 KiB takes longer than the client may be silent.
+    while body.len() < size {
+        body.extend(client.read_exactly((size - body.len()).min(20 * KIB)).unwrap());
+        pause(100 * MS);
+    }
+    assert!(body == pattern(size), "the body changed");
+}
+
+#[test]
+fn a_client_that_never_reads_is_cut_at_downstream_silence() {
     let origin = Origin::each(|peer| {
         peer.request_head();
         peer.set_patience(20 * SECOND);
@@ -278,7 +339,7 @@ fn a_client_that_never_reads_is_cut_at_upstream_silence() {
         let _ = peer.try_send(message::ok(vec![b'x'; size]));
         peer.end();
     });
-    let proxy = Proxy::to(&origin).timeouts("upstream_silence = \"700ms\"").start();
+    let proxy = Proxy::to(&origin).timeouts("downstream_silence = \"700ms\"").start();
     let mut client = Client::connect_with_small_window(proxy.address, 64 * KIB);
     client.send("GET /_matrix/x HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(origin.connection(1).end_within(8 * SECOND).is_some(), "the upstream connection stays");
@@ -295,7 +356,7 @@ fn a_client_that_never_reads_is_cut_at_upstream_silence() {
 fn a_slow_reader_gets_its_whole_download() {
     let size = 6 * MIB;
     let origin = Origin::serving(move |_| message::ok(pattern(size)));
-    let proxy = Proxy::to(&origin).timeouts("upstream_silence = \"1s\"").start();
+    let proxy = Proxy::to(&origin).timeouts("downstream_silence = \"1s\"").start();
     let mut client = Client::connect_with_small_window(proxy.address, 64 * KIB);
     client.send("GET /_matrix/x HTTP/1.1\r\nHost: a\r\n\r\n");
     client.read_head().unwrap();
