@@ -10,7 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter,
+};
 use tempfile::TempDir;
 
 use crate::Proxy;
@@ -22,9 +25,35 @@ pub const IO_URING_ENTER: i64 = 426;
 /// Registers buffers, files and the like.
 pub const IO_URING_REGISTER: i64 = 427;
 
+/// Maps memory.
+#[cfg(target_arch = "x86_64")]
+const MMAP: i64 = 9;
+#[cfg(not(target_arch = "x86_64"))]
+const MMAP: i64 = 222;
+
+/// Where a ring's submission entries are mapped from (`IORING_OFF_SQES`).
+const SUBMISSION_ENTRIES_OFFSET: u64 = 0x1000_0000;
+
+const ENOMEM: u32 = 12;
+
 /// Lets `start` run on a thread to which these system calls fail with `errno`; what it starts inherits that.
 pub fn without_calls<T: Send>(calls: &[i64], errno: u32, start: impl FnOnce() -> T + Send) -> T {
-    let program = refusing(calls, errno);
+    // A call without conditions matches always.
+    under(refusing(calls.iter().map(|&call| (call, Vec::new())).collect(), errno), start)
+}
+
+/// The same where rings are made, but the memory of one with more submission entries than fit a page cannot be mapped.
+pub fn without_memory_for_rings<T: Send>(start: impl FnOnce() -> T + Send) -> T {
+    let condition = |argument, comparison, value| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Qword, comparison, value).expect("a condition")
+    };
+    let is_large = condition(1, SeccompCmpOp::Gt, 4096);
+    let is_entries = condition(5, SeccompCmpOp::Eq, SUBMISSION_ENTRIES_OFFSET);
+    let rule = SeccompRule::new(vec![is_large, is_entries]).expect("a rule of two conditions");
+    under(refusing(BTreeMap::from([(MMAP, vec![rule])]), ENOMEM), start)
+}
+
+fn under<T: Send>(program: BpfProgram, start: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let forbidden = scope.spawn(move || {
             apply_filter(&program).expect("a process may refuse system calls to itself");
@@ -34,10 +63,8 @@ pub fn without_calls<T: Send>(calls: &[i64], errno: u32, start: impl FnOnce() ->
     })
 }
 
-fn refusing(calls: &[i64], errno: u32) -> BpfProgram {
+fn refusing(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: u32) -> BpfProgram {
     let architecture = TargetArch::try_from(std::env::consts::ARCH).expect("a known architecture");
-    // A call without conditions matches always.
-    let rules: BTreeMap<i64, Vec<_>> = calls.iter().map(|&call| (call, Vec::new())).collect();
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno), architecture);
     filter.and_then(BpfProgram::try_from).expect("a filter of a few calls")
 }

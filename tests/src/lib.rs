@@ -17,6 +17,7 @@ pub mod matrix;
 pub mod message;
 pub mod origin;
 pub mod place;
+pub mod preload;
 pub mod proxy;
 pub mod stage;
 pub mod strict;

@@ -317,7 +317,10 @@ fn a_response_that_is_taken_too_slowly_is_cut_although_it_always_moves() {
 fn a_steady_tls_download_is_not_silent_while_one_buffer_of_it_is_sent() {
     let size = 2 * MIB;
     let origin = Origin::serving(move |_| message::ok(pattern(size)));
-    let proxy = Proxy::to(&origin).tls().timeouts("downstream_silence = \"700ms\"").start();
+    let proxy = Proxy::to(&origin)
+        .tls()
+        .timeouts("downstream_silence = \"700ms\"\nupstream_silence = \"700ms\"")
+        .start();
     let mut client = Client::tls_with_small_window(proxy.address, HOST, 32 * KIB);
     client.send("GET /_matrix/x HTTP/1.1\r\nHost: a\r\n\r\n");
     client.read_head().unwrap();

@@ -19,6 +19,9 @@ use clap::Parser;
 use cli::{Cli, Command};
 
 /// Small allocations from several threads are what a proxy does all day; mimalloc is made for it.
+///
+/// `tests/memory-safety` leaves it out (`--cfg system_allocator`): its checkers watch the system's allocator only.
+#[cfg(not(system_allocator))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
