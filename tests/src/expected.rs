@@ -60,15 +60,12 @@ impl Expected {
         let is_http10 = head.is_http10();
         let has_body = message.framing != Framing::Length(0);
         let protocols = head.values("upgrade");
-        let is_http = |protocol: &str| {
-            let name = protocol.trim().split('/').next().unwrap_or_default().to_ascii_lowercase();
-            ["h2c", "h2", "http", ""].contains(&name.as_str()) || name.contains([';', ' '])
-        };
         let upgrades = head.lists("connection", "upgrade")
             && !is_http10
             && !has_body
+            && head.method() == "GET"
             && protocols.len() == 1
-            && !protocols[0].split(',').any(is_http);
+            && protocols[0].trim().eq_ignore_ascii_case("websocket");
         let method = head.method().to_owned();
         let identifies = |name: &str| {
             name.starts_with("x-forwarded-") || ["forwarded", "x-real-ip", "x-request-id"].contains(&name)

@@ -45,6 +45,9 @@ pub(crate) trait Environment: 'static {
     /// something to do for ever, and for what comes in crowds.
     async fn give_way(&self, turn: Turn);
 
+    /// Takes note of bytes of a body moved; whether it is time to [`give_way`](Self::give_way).
+    fn spend(&self, bytes: usize) -> bool;
+
     /// Opens a connection within `limit` ([`io::ErrorKind::TimedOut`]); dropping the future gives it up.
     async fn connect(&self, address: &ServerAddress, limit: Duration) -> io::Result<Self::Stream>;
 
@@ -145,6 +148,10 @@ impl Environment for Ring {
 
     async fn give_way(&self, turn: Turn) {
         self.turns.take(turn).await;
+    }
+
+    fn spend(&self, bytes: usize) -> bool {
+        self.turns.spend(bytes)
     }
 
     async fn connect(&self, address: &ServerAddress, limit: Duration) -> io::Result<Socket> {

@@ -19,7 +19,7 @@ mod tunnel;
 mod upload;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     future::{Future, poll_fn},
     io,
     pin::pin,
@@ -92,8 +92,6 @@ pub(crate) struct Exchange<'a, E: Environment, T> {
     pub(crate) request_id: RequestId,
     pub(crate) started: Instant,
     progress: Progress,
-    /// What the client's `Upgrade` says; empty for nearly every request.
-    offered_protocols: RefCell<Vec<u8>>,
 }
 
 /// What the two directions of an exchange tell each other, and what is logged of them.
@@ -155,7 +153,6 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             request_id,
             started,
             progress: Progress::default(),
-            offered_protocols: RefCell::default(),
         }
     }
 
@@ -169,13 +166,13 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         let snapshot = &self.live.snapshot;
         let (peer, trusted) = (self.peer, &snapshot.trusted_proxies);
         let client = fields::client(peer.address.ip(), peer.scheme(), trusted, self.head, head_bytes);
-        if let Some(protocols) = self.head.upgrade() {
-            self.offered_protocols.replace(protocols.of(head_bytes).to_vec());
-        }
-        let next = match route::lookup(snapshot, listener, client.address, self.head, head_bytes) {
-            // It asks about the way, and has come as far as it may go (RFC 9110 §7.6.2).
-            _ if fields::max_forwards(self.head, head_bytes) == Some(0) => self.answer(&FORWARDS_SPENT).await,
+        let forwards = fields::max_forwards(self.head, head_bytes);
+        let next = match route::lookup(snapshot, listener, client, self.head, head_bytes) {
+            Err(refusal @ Refusal::MisdirectedHost) => self.refuse(refusal, 0).await,
             _ if listener.redirect => self.redirect(head_bytes).await,
+            // It asks about the way, and has come as far as it may go (RFC 9110 §7.6.2).
+            _ if forwards == Ok(Some(0)) => self.answer(&FORWARDS_SPENT).await,
+            _ if forwards.is_err() => self.refuse(Refusal::Malformed, 0).await,
             Err(refusal) => self.refuse(refusal, 0).await,
             Ok(Routed { rule, site }) => match &rule.action {
                 Action::Answer(answer) => self.answer(answer).await,

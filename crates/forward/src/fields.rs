@@ -2,7 +2,10 @@
 //!
 //! Every other field line goes on in its place and as it was spelled.
 
-use std::{io::Write as _, net::IpAddr};
+use std::{
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnet::IpNet;
 use ringfence_http1::{
@@ -16,6 +19,8 @@ use crate::{request_id::RequestId, snapshot::contains};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Client {
     pub(crate) address: IpAddr,
+    /// Whether everyone who spoke for it could be understood; if not, `address` is the last who could.
+    pub(crate) is_certain: bool,
     /// `http` or `https`.
     pub(crate) scheme: &'static [u8],
 }
@@ -39,7 +44,7 @@ pub(crate) fn client(
     head_bytes: &[u8],
 ) -> Client {
     if !contains(trusted, peer) {
-        return Client { address: peer, scheme };
+        return Client { address: peer, is_certain: true, scheme };
     }
     let values = |known| {
         head.fields()
@@ -48,12 +53,11 @@ pub(crate) fn client(
             .filter(move |line| line.known == known)
             .map(|line| line.value.of(head_bytes))
     };
-    let mut address = peer;
+    let (mut address, mut is_certain) = (peer, true);
     for element in values(KnownField::XForwardedFor).flat_map(|value| value.rsplit(|byte| *byte == b',')) {
         // What cannot be read ends the walk: whatever stands left of it is hearsay.
-        let Some(next) =
-            std::str::from_utf8(element).ok().and_then(|text| text.trim().parse::<IpAddr>().ok())
-        else {
+        let Some(next) = address_of(element) else {
+            is_certain = false;
             break;
         };
         address = next.to_canonical();
@@ -66,7 +70,14 @@ pub(crate) fn client(
         Some(value) if value.eq_ignore_ascii_case(b"http") => &b"http"[..],
         _ => scheme,
     };
-    Client { address, scheme }
+    Client { address, is_certain, scheme }
+}
+
+/// The address in an element of `X-Forwarded-For`; some proxies write its port behind it.
+fn address_of(element: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(element).ok()?.trim();
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    text.parse().ok().or_else(with_port)
 }
 
 /// Builds the head to send to the origin.
@@ -86,8 +97,8 @@ pub(crate) fn request(
         out.push_input(head.path_and_query());
         out.push_owned(b" HTTP/1.1\r\n");
     }
-    let upgrade = head.upgrade().is_some();
-    let forwards_left = max_forwards(head, head_bytes);
+    let upgrade = head.upgrades();
+    let forwards_left = max_forwards(head, head_bytes).unwrap_or(None);
     for line in head.fields().iter().filter(|line| request_line_passes(line, head.version(), upgrade)) {
         match forwards_left {
             Some(left) if is_max_forwards(line, head_bytes) => push_max_forwards(left.saturating_sub(1), out),
@@ -126,13 +137,25 @@ fn request_line_passes(line: &FieldLine, version: Version, upgrade: bool) -> boo
 }
 
 /// How often a request may still be forwarded, where its method says that this counts (RFC 9110 §7.6.2).
-pub(crate) fn max_forwards(head: &RequestHead, head_bytes: &[u8]) -> Option<u64> {
+///
+/// # Errors
+/// When it is said twice, or not by a number that can be counted down.
+pub(crate) fn max_forwards(head: &RequestHead, head_bytes: &[u8]) -> Result<Option<u64>, NotANumber> {
     if !matches!(head.method(), Method::Options | Method::Trace) {
-        return None;
+        return Ok(None);
     }
-    let line = head.fields().iter().find(|line| is_max_forwards(line, head_bytes))?;
-    std::str::from_utf8(line.value.of(head_bytes)).ok()?.parse().ok()
+    let mut lines = head.fields().iter().filter(|line| is_max_forwards(line, head_bytes));
+    let Some(line) = lines.next() else { return Ok(None) };
+    let digits = line.value.of(head_bytes);
+    let is_number = lines.next().is_none() && digits.iter().all(u8::is_ascii_digit);
+    let number =
+        std::str::from_utf8(digits).ok().filter(|_| is_number).and_then(|digits| digits.parse().ok());
+    number.map(Some).ok_or(NotANumber)
 }
+
+/// A `Max-Forwards` that cannot be counted down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotANumber;
 
 fn is_max_forwards(line: &FieldLine, head_bytes: &[u8]) -> bool {
     line.known == KnownField::Control && line.name.of(head_bytes).eq_ignore_ascii_case(b"max-forwards")

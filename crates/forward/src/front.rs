@@ -261,8 +261,13 @@ pub(crate) async fn linger<E: Environment>(
         }
         while within(env, LINGER_SILENCE, client.readable()).await.is_ok() {
             let mut buffer = worker.buffers.take(RELAY_BUFFER_BYTES);
-            if matches!(read_now(client, &mut buffer).await, Some(Ok(0) | Err(_))) {
-                return;
+            match read_now(client, &mut buffer).await {
+                Some(Ok(0) | Err(_)) => return,
+                Some(Ok(read)) if env.spend(read) => {
+                    drop(buffer);
+                    env.give_way(Turn::Bulk).await;
+                }
+                _ => {}
             }
         }
     });

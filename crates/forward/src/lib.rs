@@ -30,13 +30,18 @@ mod relay;
 mod request_id;
 mod route;
 mod shelf;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, reason = "a fuzzer plays scripts only"))]
+#[allow(clippy::unwrap_used, reason = "a panic is the report")]
 mod simulation;
 mod timers;
 mod turns;
 mod wakers;
 mod worker;
 mod workers;
+
+#[cfg(fuzzing)]
+pub use simulation::script;
 
 pub use listen::bind;
 pub use record::{Batches, LogFormat, LogSender, log_queue};

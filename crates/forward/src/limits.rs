@@ -117,14 +117,14 @@ pub const MIDDLE_BUFFER_BYTES: usize = 64 * KIB;
 /// Measured: 64 KiB and 1 MiB both cost more CPU per byte.
 pub const BULK_BUFFER_BYTES: usize = 256 * KIB;
 
-/// What a body has moved before it gets the largest buffer, in bytes: more than the kernel takes for a receiver that
-/// reads nothing, so that such receivers do not keep the large buffers from the others.
+/// What a body has moved before it gets the largest buffers, ours and the kernel's, in bytes: more than the kernel takes
+/// for a receiver that reads nothing, so that such receivers do not keep them from the others.
 pub const BULK_AFTER_BYTES: usize = 512 * KIB;
 
 /// Bytes that one worker's buffers of these two sizes may take together; beyond it bodies move in small ones.
 ///
-/// 64 bulk transfers at a time and core; ten thousand slow downloads stay at 16 KiB each, and 20 KiB more over TLS.
-pub const BULK_BYTES_MAX: usize = 64 * BULK_BUFFER_BYTES;
+/// 32 bulk transfers at a time and core; ten thousand slow downloads stay at 16 KiB each, and 20 KiB more over TLS.
+pub const BULK_BYTES_MAX: usize = 32 * BULK_BUFFER_BYTES;
 
 /// Idle connections that one worker keeps to one upstream server.
 ///
@@ -159,7 +159,8 @@ pub const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
 /// The kernel's receive buffer of a connection to an origin, in bytes (`SO_RCVBUF`; the kernel doubles it for its own
 /// overhead).
 ///
-/// One that tunes itself grows to megabytes while a client reads slowly what its origin sends fast.
+/// One that tunes itself holds more for each client that reads nothing. Once [`BULK_AFTER_BYTES`] of a body have moved,
+/// the kernel may tune it until the body ends: a fixed one costs half as much CPU time again for each byte.
 pub const UPSTREAM_RECEIVE_BYTES: usize = 128 * KIB;
 
 /// How long a client that is read from only so that it reads its answer may be silent.
@@ -187,11 +188,11 @@ pub const SWEEP_TICKS: u32 = 4;
 /// How exact a deadline is: it is met up to this much late. Every deadline here is at least seconds.
 pub const TIMER_TICK: Duration = Duration::from_millis(32);
 
-/// Bytes that a relay moves before other connections have their turn: some 0.2 ms.
-pub const RELAY_TURN_BYTES: usize = 1024 * KIB;
+/// Bytes of bodies that a worker moves in one turn of the loop before who asks for more has to queue: some 0.2 ms.
+pub const TURN_BYTES: usize = 1024 * KIB;
 
-/// Such relays that go on in one turn of the loop: some 0.8 ms.
-pub const BULK_TURNS: usize = 4;
+/// Bodies let on from that queue in one turn of the loop, each with one buffer at least.
+pub const BULK_TURNS: usize = 8;
 
 /// TLS handshakes begun in one turn of the loop: some 0.2 ms each with a P-256 certificate, over 1 ms with RSA.
 ///

@@ -17,9 +17,7 @@ use ringfence_http1::{
 use crate::{
     buffers::{Buffer, Buffers},
     environment::Environment,
-    limits::{
-        BULK_AFTER_BYTES, BULK_BUFFER_BYTES, MIDDLE_BUFFER_BYTES, RELAY_BUFFER_BYTES, RELAY_TURN_BYTES,
-    },
+    limits::{BULK_AFTER_BYTES, BULK_BUFFER_BYTES, MIDDLE_BUFFER_BYTES, RELAY_BUFFER_BYTES},
     pace::Pace,
     transport::Transport,
     turns::Turn,
@@ -74,7 +72,11 @@ impl Body {
             State::UntilClose => Taken { consumed: input.len(), content: input.len() as u64, ended: false },
         };
         self.content_left = self.content_left.checked_sub(taken.content).ok_or(BodyFault::TooLarge)?;
-        Ok(taken)
+        // Nor is the size of a chunk passed on that could never come whole: it might be read as another number.
+        match &self.state {
+            State::Chunked(decoder) if decoder.announced() > self.content_left => Err(BodyFault::TooLarge),
+            _ => Ok(taken),
+        }
     }
 
     /// How much of `capacity` to read, so that bytes of a next message stay where they are if that can be known.
@@ -249,19 +251,16 @@ pub(crate) async fn relay<E: Environment>(
 ) -> Result<Leftover, Fault> {
     let mut moved = 0;
     let mut bulk = false;
-    let mut turn_bytes = 0;
     loop {
-        // Between a fast sender and a fast receiver nothing ever waits; the other connections have to live too.
-        if turn_bytes >= RELAY_TURN_BYTES {
-            turn_bytes = 0;
-            env.give_way(Turn::Bulk).await;
-        }
         terms.sender.wait(env, from.readable()).await.map_err(|_| Fault::SenderSilent)?;
         let mut buffer = match moved {
             _ if !bulk => buffers.take(RELAY_BUFFER_BYTES),
             ..BULK_AFTER_BYTES => buffers.take_bulk(MIDDLE_BUFFER_BYTES),
             _ => buffers.take_bulk(BULK_BUFFER_BYTES),
         };
+        if buffer.len() >= BULK_BUFFER_BYTES {
+            from.expect_bulk();
+        }
         let wanted = body.wanted(buffer.len().min(terms.read_bytes_max));
         let read = match read_now(from, &mut buffer[..wanted]).await {
             None => continue,
@@ -274,7 +273,6 @@ pub(crate) async fn relay<E: Environment>(
             Some(Ok(0) | Err(_)) => return Err(Fault::SenderClosed),
             Some(Ok(read)) => read,
         };
-        turn_bytes += read;
         moved += read;
         bulk = read >= RELAY_BUFFER_BYTES && terms.read_bytes_max > RELAY_BUFFER_BYTES;
         let content = Piece::take(body, &buffer[..read], coding)?;
@@ -284,6 +282,11 @@ pub(crate) async fn relay<E: Environment>(
         if content.taken.ended {
             let start = content.taken.consumed;
             return Ok(Leftover::new(buffer, start, read));
+        }
+        drop(buffer);
+        // Between a fast sender and a fast receiver nothing ever waits; the other connections have to live too.
+        if env.spend(read) {
+            env.give_way(Turn::Bulk).await;
         }
     }
 }

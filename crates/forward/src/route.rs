@@ -1,10 +1,9 @@
 //! From a request to the rule that decides what happens to it. Pure.
 
-use std::net::IpAddr;
-
 use ringfence_http1::{Authority, Method, RequestHead, TargetForm};
 
 use crate::{
+    fields::Client,
     respond::Refusal,
     snapshot::{Listener, MethodMatch, Rule, Site, Snapshot, contains},
 };
@@ -21,7 +20,7 @@ pub(crate) struct Routed<'s> {
 pub(crate) fn lookup<'s>(
     snapshot: &'s Snapshot,
     listener: &Listener,
-    client: IpAddr,
+    client: Client,
     head: &RequestHead,
     head_bytes: &[u8],
 ) -> Result<Routed<'s>, Refusal> {
@@ -35,10 +34,15 @@ pub(crate) fn lookup<'s>(
         .find(|rule| {
             rule.methods.matches(head.method())
                 && rule.paths.matches(path)
-                && !(rule.unprivileged_only && contains(&listener.privileged_networks, client))
+                && !(rule.unprivileged_only && is_privileged(listener, client))
         })
         .map(|rule| Routed { site, rule })
         .ok_or(Refusal::Unrouted)
+}
+
+/// Who it is must be known: an address that a trusted proxy could not spell is nobody's.
+fn is_privileged(listener: &Listener, client: Client) -> bool {
+    client.is_certain && contains(&listener.privileged_networks, client.address)
 }
 
 /// The raw path: the target up to the query. What is asked of the server as a whole (`*`) is looked up as its root.

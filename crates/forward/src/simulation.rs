@@ -19,6 +19,8 @@ mod origin;
 mod reply;
 mod request;
 mod rng;
+#[cfg(fuzzing)]
+pub mod script;
 mod story;
 mod wire;
 mod world;

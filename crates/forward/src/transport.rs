@@ -46,6 +46,9 @@ pub trait Transport {
     /// Makes the end of this connection look like the failure that it is: a reset, not an end of stream.
     fn abort(&self);
 
+    /// Much is arriving: the kernel may hold more of it.
+    fn expect_bulk(&self) {}
+
     /// The connection has been idle for a while: whatever was tuned to its past does not hold any more.
     fn rested(&self) {}
 

@@ -5,13 +5,13 @@
 //! waits for one such part and not for the crowd.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     future::poll_fn,
     task::{Poll, Waker},
 };
 
-use crate::limits::{BULK_TURNS, HANDSHAKE_TURNS, REQUEST_TURNS};
+use crate::limits::{BULK_TURNS, HANDSHAKE_TURNS, REQUEST_TURNS, TURN_BYTES};
 
 /// What somebody wants to go on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(crate) enum Turn {
     Handshake,
     /// A request that was already there when the one before it was answered.
     Request,
-    /// A body that moves without ever waiting.
+    /// A body, after [`TURN_BYTES`] of bodies in this turn.
     Bulk,
 }
 
@@ -46,6 +46,8 @@ pub(crate) struct Turns {
     queues: RefCell<[Queue; Turn::ALL.len()]>,
     /// The task that goes round while somebody waits.
     usher: RefCell<Option<Waker>>,
+    /// Bytes of bodies moved in this turn, or since somebody last waited.
+    bytes: Cell<usize>,
 }
 
 #[derive(Default)]
@@ -76,6 +78,12 @@ impl Turns {
         .await;
     }
 
+    /// Takes note of bytes moved; whether this turn of the loop has seen enough of them.
+    pub(crate) fn spend(&self, bytes: usize) -> bool {
+        self.bytes.set(self.bytes.get() + bytes);
+        self.bytes.get() >= TURN_BYTES
+    }
+
     /// For the usher: waits until somebody waits.
     pub(crate) async fn somebody(&self) {
         poll_fn(|cx| {
@@ -90,6 +98,7 @@ impl Turns {
 
     /// For the usher: one turn of the loop is over, the next ones are let on.
     pub(crate) fn admit(&self) {
+        self.bytes.set(0);
         for turn in Turn::ALL {
             let queue = &mut self.queues.borrow_mut()[turn as usize];
             let admitted = queue.waiting.len().min(turn.ration());

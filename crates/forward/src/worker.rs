@@ -147,6 +147,7 @@ impl<E: Environment> Worker<E> {
         let is_idle = stream.poll_readable(cx).is_pending()
             || (self.env.is_quiet(&stream) && stream.poll_readable(cx).is_pending());
         if is_idle {
+            stream.rested();
             pool.check_in(server, stream, self.env.recently());
         }
     }

@@ -215,6 +215,15 @@ impl ChunkedDecoder {
         matches!(self.state, State::Ended)
     }
 
+    /// Bytes of data that the current chunk has announced and that are still to come.
+    #[must_use]
+    pub const fn announced(&self) -> u64 {
+        match self.state {
+            State::Data => self.left,
+            _ => 0,
+        }
+    }
+
     fn data(&mut self, available: usize) -> (usize, ChunkedPart) {
         let len = usize::try_from(self.left).map_or(available, |left| left.min(available));
         self.left -= len as u64;

@@ -40,7 +40,7 @@ pub enum KnownField {
     Http2Settings,
     /// `Keep-Alive`.
     KeepAlive,
-    /// `Proxy-Connection`.
+    /// `Proxy-Connection`, and `Proxy`, which means nothing and has been abused.
     ProxyConnection,
     /// `TE`.
     Te,
@@ -139,7 +139,8 @@ const fn candidates(len: usize) -> &'static [(&'static [u8], KnownField)] {
         2 => &[(b"te", K::Te)],
         3 => &[(b"via", K::Via), (b"age", K::Control)],
         4 => &[(b"host", K::Host), (b"date", K::Date), (b"vary", K::Control)],
-        5 => &[(b"range", K::Control)],
+        // CGI gives its programs a `Proxy` field as HTTP_PROXY, which some of them then use.
+        5 => &[(b"range", K::Control), (b"proxy", K::ProxyConnection)],
         6 => &[
             (b"origin", K::Origin),
             (b"cookie", K::Cookie),

@@ -25,7 +25,7 @@ pub struct RequestHead {
     host: Option<Span>,
     framing: BodyFraming,
     close_reason: Option<CloseReason>,
-    upgrade: Option<Span>,
+    upgrades: bool,
     expects_continue: bool,
     head_len: usize,
 }
@@ -146,11 +146,11 @@ impl RequestHead {
         self.close_reason
     }
 
-    /// The value of `Upgrade`, if it is to be forwarded: named by `Connection`, in HTTP/1.1, without a body, and
-    /// not to HTTP/2 (`h2c`).
+    /// Whether it asks for WebSocket: a GET of HTTP/1.1 without a body (RFC 6455 §4.1) whose `Upgrade` names that and
+    /// nothing else. Any other `Upgrade` is not to be forwarded.
     #[must_use]
-    pub fn upgrade(&self) -> Option<Span> {
-        self.upgrade
+    pub fn upgrades(&self) -> bool {
+        self.upgrades
     }
 
     /// Whether the client waits for 100 (Continue) before it sends the body (RFC 9110 §10.1.1).
@@ -192,8 +192,9 @@ impl RequestHead {
         let waits = self.version == Version::Http11 && !self.framing.is_empty();
         self.expects_continue = expects_continue && waits;
         self.close_reason = persistence::of_request(self.version, section.connection);
-        let may_upgrade = self.version == Version::Http11 && self.framing.is_empty();
-        self.upgrade = section.upgrade(head).filter(|_| may_upgrade);
+        let may_upgrade =
+            self.version == Version::Http11 && self.method == Method::Get && self.framing.is_empty();
+        self.upgrades = may_upgrade && section.upgrades(head);
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ pub struct ResponseHead {
     version: Version,
     framing: BodyFraming,
     close_reason: Option<CloseReason>,
-    upgrade: Option<Span>,
+    upgrades: bool,
     head_len: usize,
 }
 
@@ -121,10 +121,10 @@ impl ResponseHead {
         matches!(self.status, 100 | 102..=199)
     }
 
-    /// The value of `Upgrade` in a 101 whose `Connection` names it. A 101 without it is not one to forward.
+    /// Whether it is a 101 that switches to WebSocket. Another 101 is not one to forward.
     #[must_use]
-    pub fn upgrade(&self) -> Option<Span> {
-        self.upgrade
+    pub fn upgrades(&self) -> bool {
+        self.upgrades
     }
 
     fn clear(&mut self) {
@@ -151,7 +151,7 @@ impl ResponseHead {
         } else {
             persistence::of_response(self.version, section.connection, self.framing)
         };
-        self.upgrade = section.upgrade(head).filter(|_| self.status == 101);
+        self.upgrades = self.status == 101 && section.upgrades(head);
         if self.status == 204 {
             self.drop_content_length();
         }

@@ -3,7 +3,6 @@
 use httparse::Header;
 
 use crate::connection::{self, ConnectionOptions};
-use crate::field::{is_token, list_elements};
 use crate::{FieldLine, HeadError, KnownField, Span};
 
 /// The values that a head may carry once, and what `Connection` says.
@@ -45,12 +44,11 @@ impl Section {
         Ok(section)
     }
 
-    /// The value of the one `Upgrade` line, if `Connection` names it and it leads neither to HTTP/2 nor to nothing.
-    pub(crate) fn upgrade(&self, head: &[u8]) -> Option<Span> {
-        match self.upgrade {
-            Seen::Once(value) if self.connection.upgrade && is_forwarded(value.of(head)) => Some(value),
-            _ => None,
-        }
+    /// Whether the one `Upgrade` line says `websocket` and nothing else, and `Connection` names it. Other protocols would
+    /// pass unread: HTTP/2 above all.
+    pub(crate) fn upgrades(&self, head: &[u8]) -> bool {
+        let Seen::Once(value) = self.upgrade else { return false };
+        self.connection.upgrade && value.of(head).eq_ignore_ascii_case(b"websocket")
     }
 
     fn note(&mut self, field: &FieldLine) {
@@ -67,14 +65,6 @@ impl Section {
             Seen::Once(_) | Seen::Repeatedly => Seen::Repeatedly,
         };
     }
-}
-
-/// Whether every protocol of an `Upgrade` value may be spoken through us: HTTP itself may not, it would pass unread.
-fn is_forwarded(protocols: &[u8]) -> bool {
-    list_elements(protocols).all(|protocol| {
-        let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
-        is_token(name) && ![&b"h2c"[..], b"h2", b"http"].iter().any(|http| name.eq_ignore_ascii_case(http))
-    })
 }
 
 /// The start-line with its CRLF: from `start` to the first field line or the empty line.

@@ -7,8 +7,8 @@
 //! enumeration. Nothing is allocated, and nothing is changed.
 //!
 //! The walk, over the raw, the decoded and the twice decoded path: `/` and `\` separate segments; a segment
-//! ends at `;` (path parameters), `?`, `#` or NUL; control bytes and spaces are dropped; empty and `.` segments
-//! vanish; case is ignored. Without a `..` segment the path is administrative if its first segments are those of
+//! ends at `;` (path parameters), `?`, `#` or NUL; control bytes and spaces are dropped, NUL too in a second walk; empty
+//! and `.` segments vanish; what two slashes at the start introduce may be an authority; case is ignored. Without a `..` segment the path is administrative if its first segments are those of
 //! a prefix. With one, the order in which a server merges, cuts and resolves decides where it leads, so it is
 //! administrative as soon as the segments of a prefix occur in it in their order. A backslash after the end of a
 //! segment is treated in the same way.
@@ -36,10 +36,22 @@ pub fn is_admin(raw_path: &[u8]) -> bool {
     if is_plain_matrix(raw_path) {
         return false;
     }
+    reads_as_admin(raw_path) || behind_authority(raw_path).is_some_and(reads_as_admin)
+}
+
+fn reads_as_admin(raw_path: &[u8]) -> bool {
     let raw = raw_path.iter().copied();
     leads_to_admin(raw.clone())
         || (raw_path.contains(&b'%')
             && (leads_to_admin(Decoded(raw.clone())) || leads_to_admin(Decoded(Decoded(raw)))))
+}
+
+/// What a server that resolves the target as a URL reference takes for the path, if the target begins with two slashes
+/// (RFC 3986 §4.2).
+fn behind_authority(raw_path: &[u8]) -> Option<&[u8]> {
+    let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
+    let rest = raw_path.get(2..).filter(|_| raw_path[..2].iter().all(is_slash))?;
+    rest.iter().position(is_slash).map(|at| &rest[at..])
 }
 
 /// A cheap sieve for nearly all traffic: true only where the walk would find nothing.
@@ -102,8 +114,12 @@ impl<I: Iterator<Item = u8> + Clone> Iterator for Decoded<I> {
     }
 }
 
-/// Walks one view of the path.
-fn leads_to_admin(view: impl Iterator<Item = u8>) -> bool {
+/// Walks one view of the path, and what is left of it where NUL is dropped instead of ending a segment.
+fn leads_to_admin(view: impl Iterator<Item = u8> + Clone) -> bool {
+    walk(view.clone()) || (view.clone().any(|byte| byte == 0) && walk(view.filter(|byte| *byte != 0)))
+}
+
+fn walk(view: impl Iterator<Item = u8>) -> bool {
     let mut walk = Walk::default();
     let mut segment = Segment::default();
     for byte in view {

@@ -1,22 +1,7 @@
-//! ringfence: an io_uring edge proxy for Matrix homeservers.
-//!
-//! This file only composes: [`cli`] reads the command line, [`config`] the file, and each command has a module.
+//! The `ringfence` command; what it does stands in the library beside it.
 #![forbid(unsafe_code)]
 
-mod certificates;
-mod check;
-mod cli;
-mod config;
-mod demo;
-mod presets;
-mod routing;
-mod run;
-
-use std::{error::Error, process::ExitCode};
-
-use clap::Parser;
-
-use cli::{Cli, Command};
+use std::process::ExitCode;
 
 /// Small allocations from several threads are what a proxy does all day; mimalloc is made for it.
 ///
@@ -26,19 +11,5 @@ use cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match dispatch(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
-    match command {
-        Command::Check(file) => check::run(&file.config),
-        Command::Run(file) => run::run(config::load(&file.config)?),
-        Command::Demo => demo::run(),
-    }
+    ringfence::main()
 }

@@ -1,6 +1,6 @@
 //! The response's way to the client.
 
-use ringfence_http1::{BodyFraming, HeadError, HeadScan, OutgoingHead, ResponseHead, Version, list_elements};
+use ringfence_http1::{BodyFraming, HeadError, HeadScan, OutgoingHead, ResponseHead, Version};
 
 use super::{Answered, Exchange};
 use crate::{
@@ -144,21 +144,13 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         outgoing: &mut OutgoingHead,
         arrived: Arrived,
     ) -> Result<Answered, Failure> {
-        let switched_to = head.upgrade().map(|span| span.of(arrived.bytes()));
-        if !switched_to.is_some_and(|protocols| self.has_asked_for(protocols)) {
+        if !(self.head.upgrades() && head.upgrades()) {
             return Err(Failure::UnaskedUpgrade);
         }
         self.rewrite(head, outgoing, BodyFraming::NONE, false);
         self.progress.response_started.set(true);
         self.send_head(outgoing, &arrived).await?;
         Ok(Answered::Upgraded(arrived.into_leftover(head.head_len())))
-    }
-
-    /// Whether the client offered each of these protocols (RFC 9110 §7.8); a head's `upgrade` has at least one.
-    fn has_asked_for(&self, protocols: &[u8]) -> bool {
-        let offered = self.offered_protocols.borrow();
-        list_elements(protocols)
-            .all(|protocol| list_elements(&offered).any(|offer| offer.eq_ignore_ascii_case(protocol)))
     }
 
     /// Sends the final response.

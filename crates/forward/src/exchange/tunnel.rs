@@ -16,6 +16,7 @@ use crate::{
     pace::Pace,
     relay::{self, Fault, Leftover, Message, read_now},
     transport::Transport,
+    turns::Turn,
 };
 
 impl<E: Environment, T: Transport> Exchange<'_, E, T> {
@@ -103,6 +104,9 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             relay::send(env, to, &message, pace).await?;
             count.set(count.get() + read as u64);
             moved_at.set(env.recently());
+            if env.spend(read) {
+                env.give_way(Turn::Bulk).await;
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ fn text(out: &OutgoingHead, input: &str) -> String {
 
 fn sent(head: &str) -> String {
     let mut out = OutgoingHead::with_capacity(1, 1);
-    let client = Client { address: "192.0.2.7".parse().unwrap(), scheme: b"https" };
+    let client = Client { address: "192.0.2.7".parse().unwrap(), is_certain: true, scheme: b"https" };
     request(
         &parsed(head),
         head.as_bytes(),
@@ -131,12 +131,31 @@ fn only_trusted_proxies_are_believed_and_only_up_to_the_first_stranger() {
         ("10.0.0.1", "X-Forwarded-For: 6.6.6.6, nonsense, 10.0.0.3\r\n", "10.0.0.3"),
         ("10.0.0.1", "X-Forwarded-For: ::ffff:1.1.1.1\r\n", "1.1.1.1"),
         ("10.0.0.1", "X-Forwarded-For: 10.0.0.9\r\n", "10.0.0.9"),
+        ("10.0.0.1", "X-Forwarded-For: 1.1.1.1:80\r\n", "1.1.1.1"),
+        ("10.0.0.1", "X-Forwarded-For: [2001:db9::1]:80, 10.0.0.2:9\r\n", "2001:db9::1"),
         ("10.0.0.1", "X-Forwarded-For: \r\n", "10.0.0.1"),
         ("10.0.0.1", "", "10.0.0.1"),
     ] {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{forwarded_for}\r\n");
         let found = client(peer.parse().unwrap(), b"http", &trusted, &parsed(&head), head.as_bytes());
         assert_eq!(found.address, expected.parse::<IpAddr>().unwrap(), "{peer} {forwarded_for:?}");
+    }
+}
+
+#[test]
+fn a_client_whom_a_trusted_proxy_cannot_spell_is_nobody_certain() {
+    let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+    for (forwarded_for, is_certain) in [
+        ("", true),
+        ("X-Forwarded-For: nonsense, 1.1.1.1\r\n", true),
+        ("X-Forwarded-For: nonsense\r\n", false),
+        ("X-Forwarded-For: unknown, 10.0.0.3\r\n", false),
+        ("X-Forwarded-For: 1.1.1.1, \r\n", false),
+    ] {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{forwarded_for}\r\n");
+        let peer = "10.0.0.1".parse().unwrap();
+        let found = client(peer, b"http", &trusted, &parsed(&head), head.as_bytes());
+        assert_eq!(found.is_certain, is_certain, "{forwarded_for:?}");
     }
 }
 
@@ -157,8 +176,11 @@ fn the_scheme_of_a_trusted_proxy_counts_if_it_is_one() {
 #[test]
 fn the_longest_forwarding_lines_fit() {
     let mut out = OutgoingHead::with_capacity(1, 1);
-    let client =
-        Client { address: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(), scheme: b"https" };
+    let client = Client {
+        address: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(),
+        is_certain: true,
+        scheme: b"https",
+    };
     push_forwarded(&Forwarded { client, request_id: ID, host: b"" }, Version::Http11, &mut out);
     assert!(text(&out, "").ends_with("Via: 1.1 ringfence\r\n\r\n"));
 }
@@ -169,6 +191,22 @@ fn max_forwards_counts_down_for_the_methods_that_it_is_for() {
     assert!(sent(&head("OPTIONS")).contains("\r\nMax-Forwards: 4\r\n"));
     assert!(sent(&head("TRACE")).contains("\r\nMax-Forwards: 4\r\n"));
     assert!(sent(&head("GET")).contains("\r\nmax-forwards: 5\r\n"));
+}
+
+#[test]
+fn max_forwards_that_cannot_be_counted_down_is_told() {
+    let said = |lines: &str| {
+        let head = format!("OPTIONS / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        max_forwards(&parsed(&head), head.as_bytes())
+    };
+    assert_eq!(said(""), Ok(None));
+    assert_eq!(said("Max-Forwards: 007\r\n"), Ok(Some(7)));
+    for lines in ["Max-Forwards: 3\r\nMax-Forwards: 0\r\n", "Max-Forwards: +0\r\n", "Max-Forwards: -1\r\n"] {
+        assert_eq!(said(lines), Err(NotANumber), "{lines:?}");
+    }
+    assert_eq!(said("Max-Forwards: 5, 6\r\n"), Err(NotANumber));
+    assert_eq!(said("Max-Forwards: \r\n"), Err(NotANumber));
+    assert_eq!(said("Max-Forwards: 99999999999999999999\r\n"), Err(NotANumber));
 }
 
 #[test]

@@ -50,6 +50,9 @@ pub(super) struct World {
     /// When something last moved for a task, by its index.
     moved_at: RefCell<BTreeMap<usize, Instant>>,
     violation: RefCell<Option<String>>,
+    /// Where diallings lead if a script says so, and not the seed.
+    #[cfg(fuzzing)]
+    pub(super) origins_of_script: std::cell::OnceCell<Rc<super::script::Origins>>,
 }
 
 /// How a server takes connections.
@@ -109,6 +112,8 @@ impl World {
             work: Cell::new(0),
             moved_at: RefCell::default(),
             violation: RefCell::default(),
+            #[cfg(fuzzing)]
+            origins_of_script: std::cell::OnceCell::new(),
         })
     }
 
@@ -179,6 +184,10 @@ impl World {
 
     async fn dial(self: &Rc<Self>, server: usize) -> io::Result<Wire> {
         self.note_move();
+        #[cfg(fuzzing)]
+        if let Some(origins) = self.origins_of_script.get() {
+            return origins.dial(self).await;
+        }
         match self.servers[server] {
             Reachable::Always => {}
             Reachable::Sometimes => match self.rng.below(4) {
@@ -253,6 +262,10 @@ impl Environment for Simulated {
             self.0.violate(format!("a deadline {wait:?} away"));
         }
         self.0.sleep_until(at)
+    }
+
+    fn spend(&self, _bytes: usize) -> bool {
+        self.0.rng.once_in(20)
     }
 
     async fn give_way(&self, _turn: Turn) {

@@ -1,11 +1,16 @@
-//! A borrowed descriptor of a monoio stream, which does not implement [`AsFd`](std::os::fd::AsFd) itself.
+//! What no library lends: the descriptor of a monoio stream, which does not implement [`AsFd`](std::os::fd::AsFd)
+//! itself, and one socket option.
 //!
 //! The one place of this crate with `unsafe`.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
 use monoio::net::TcpStream;
+use nix::libc;
 
 /// The descriptor of `stream`, open for as long as the borrow lasts.
 pub(super) fn borrow(stream: &TcpStream) -> BorrowedFd<'_> {
@@ -14,16 +19,65 @@ pub(super) fn borrow(stream: &TcpStream) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }
 
+/// Lets the kernel choose the size of the socket's buffers again, after `SO_RCVBUF` has fixed it (`SO_BUF_LOCK`,
+/// Linux 5.14).
+pub(super) fn unlock_buffers(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let locks: libc::c_int = 0;
+    // SAFETY: the pointer and the length are those of `locks`, which the kernel only reads, and only during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BUF_LOCK,
+            (&raw const locks).cast(),
+            LOCKS_BYTES,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The size of what `SO_BUF_LOCK` is set to.
+const LOCKS_BYTES: libc::socklen_t = 4;
+const _: () = assert!(size_of::<libc::c_int>() == 4);
+
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        os::fd::{AsFd, AsRawFd},
+        thread,
+    };
+
+    use socket2::SockRef;
+
+    /// The size of a receive buffer that began at 16 KiB, after 16 MiB have come.
+    fn size_after_much(unlocks: bool) -> usize {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut receiver, _) = listener.accept().unwrap();
+        SockRef::from(&receiver).set_recv_buffer_size(16 * 1024).unwrap();
+        if unlocks {
+            super::unlock_buffers(receiver.as_fd()).unwrap();
+        }
+        let sending = thread::spawn(move || sender.write_all(&vec![0; 16 << 20]));
+        receiver.read_exact(&mut vec![0; 16 << 20]).unwrap();
+        sending.join().unwrap().unwrap();
+        SockRef::from(&receiver).recv_buffer_size().unwrap()
+    }
+
+    #[test]
+    fn a_fixed_receive_buffer_grows_once_it_is_unlocked() {
+        assert_eq!(size_after_much(false), 32 * 1024);
+        assert!(size_after_much(true) > 64 * 1024);
+    }
 
     #[test]
     fn borrowed_descriptor_is_the_stream_s_own() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().build().unwrap().block_on(async move {
-            let std_stream = std::net::TcpStream::connect(address).unwrap();
+            let std_stream = TcpStream::connect(address).unwrap();
             std_stream.set_nonblocking(true).unwrap();
             let stream = monoio::net::TcpStream::from_std(std_stream).unwrap();
             assert_eq!(super::borrow(&stream).as_raw_fd(), stream.as_raw_fd());

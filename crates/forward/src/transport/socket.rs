@@ -36,6 +36,18 @@ pub struct Socket {
     shared: Rc<Shared>,
     read_wait: Readiness,
     write_wait: Readiness,
+    receive_buffer: Cell<ReceiveBuffer>,
+}
+
+/// Who chooses the size of the kernel's receive buffer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReceiveBuffer {
+    /// The kernel, as the traffic needs it.
+    Free,
+    /// We, for connections to origins.
+    Fixed,
+    /// The kernel, for as long as a large body moves.
+    Freed,
 }
 
 impl Socket {
@@ -44,7 +56,12 @@ impl Socket {
         // monoio's TcpStream is used as a handle to the driver only; it works for every stream socket.
         let stream = TcpStream::from_std(socket.into())?;
         let shared = Rc::new(Shared { stream, readable: Cell::new(false), writable: Cell::new(true) });
-        Ok(Socket { shared, read_wait: Readiness::default(), write_wait: Readiness::default() })
+        Ok(Socket {
+            shared,
+            read_wait: Readiness::default(),
+            write_wait: Readiness::default(),
+            receive_buffer: Cell::new(ReceiveBuffer::Free),
+        })
     }
 
     /// Opens a connection to a Unix socket. Dropping the future closes it.
@@ -67,13 +84,14 @@ impl Socket {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = stream_socket(family)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
-        bound_held(&socket)?;
+        SockRef::from(&socket).set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
         let pending = match rustix::net::connect(&socket, address) {
             Ok(()) => false,
             Err(Errno::INPROGRESS) => true,
             Err(error) => return Err(error.into()),
         };
         let socket = Socket::new(socket)?;
+        socket.fix_receive_buffer()?;
         if pending {
             socket.shared.writable.set(false);
             std::future::poll_fn(|cx| socket.write_wait.poll(cx, &socket.shared, Direction::Write)).await;
@@ -94,6 +112,12 @@ impl Socket {
                 Err(error.into())
             }
         }
+    }
+
+    fn fix_receive_buffer(&self) -> io::Result<()> {
+        SockRef::from(&self.descriptor()).set_recv_buffer_size(UPSTREAM_RECEIVE_BYTES)?;
+        self.receive_buffer.set(ReceiveBuffer::Fixed);
+        Ok(())
     }
 
     /// Refuses connections from now on.
@@ -162,6 +186,20 @@ impl Transport for Socket {
         Poll::Ready(rustix::net::shutdown(self.descriptor(), Shutdown::Write).map_err(io::Error::from))
     }
 
+    fn expect_bulk(&self) {
+        if self.receive_buffer.get() == ReceiveBuffer::Fixed && fd::unlock_buffers(self.descriptor()).is_ok()
+        {
+            self.receive_buffer.set(ReceiveBuffer::Freed);
+        }
+    }
+
+    fn rested(&self) {
+        if self.receive_buffer.get() == ReceiveBuffer::Freed {
+            // Failing leaves it as large as it is.
+            let _ = self.fix_receive_buffer();
+        }
+    }
+
     fn abort(&self) {
         // Failing to set it leaves an orderly close, which is all there is left to do.
         let _ = sockopt::set_socket_linger(self.descriptor(), Some(Duration::ZERO));
@@ -177,13 +215,6 @@ pub fn prepare_accepted(socket: &OwnedFd) -> io::Result<()> {
 /// Bounds what the kernel holds unsent for connections accepted from this listener, which inherit it.
 pub fn bound_unsent(listener: &socket2::Socket) -> io::Result<()> {
     listener.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)
-}
-
-/// Bounds what the kernel holds for a connection to an origin, in both directions.
-fn bound_held(socket: &OwnedFd) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    socket.set_recv_buffer_size(UPSTREAM_RECEIVE_BYTES)?;
-    socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)
 }
 
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {

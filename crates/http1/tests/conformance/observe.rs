@@ -39,7 +39,7 @@ pub(crate) fn request(head: &[u8]) -> Result<Head, HeadError> {
         fields: fields(request.fields(), head),
         framing: framing(request.framing()),
         closes: request.close_reason().is_some(),
-        upgrade: request.upgrade().map(|upgrade| text(upgrade, head)),
+        upgrades: request.upgrades(),
     })
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn response(head: &[u8], to_head: bool) -> Result<Head, HeadError> {
         fields: fields(response.fields(), head),
         framing: framing(response.framing()),
         closes: response.close_reason().is_some(),
-        upgrade: response.upgrade().map(|upgrade| text(upgrade, head)),
+        upgrades: response.upgrades(),
     })
 }
 

@@ -117,6 +117,14 @@ fn every_spelling_that_some_server_reads_as_administrative_is_closed() {
         "/_synapse/admin%20",
         "/%20_synapse/admin",
         "/_%09synapse/admin",
+        "/_synapse/client/.%00./admin",
+        "/_synapse/client/..%2F/%00admin%20",
+        "/%00_synapse/admin",
+        "/_syn%2500apse/admin",
+        // What a URL reference takes for an authority.
+        "//host/_synapse/admin",
+        "/\\host/_palpo/admin",
+        "//host:80/x/../_synapse/admin",
     ] {
         assert!(is_admin(path.as_bytes()), "{path}");
     }
@@ -212,14 +220,34 @@ fn is_plainly_admin(path: &[u8]) -> bool {
 
 /// What a path may mean: after no, one or two decodings, and after each of these steps or without it.
 fn readings(path: &[u8]) -> BTreeSet<Vec<u8>> {
-    let mut readings: BTreeSet<_> = (0..3).map(|times| decode_times(path, times)).collect();
-    for step in
-        [drop_blanks, separate_at_backslashes, end_at_query, cut_segments, merge_slashes, resolve_dots]
-    {
+    let starts = [Some(path.to_vec()), without_authority(path)];
+    let mut readings: BTreeSet<_> =
+        starts.iter().flatten().flat_map(|start| (0..3).map(|times| decode_times(start, times))).collect();
+    for step in [
+        drop_blanks,
+        drop_nul,
+        separate_at_backslashes,
+        end_at_query,
+        cut_segments,
+        merge_slashes,
+        resolve_dots,
+    ] {
         let changed: Vec<_> = readings.iter().map(|reading| step(reading)).collect();
         readings.extend(changed);
     }
     readings
+}
+
+/// RFC 3986 §5.2.2: what begins with two slashes has an authority, up to the next one.
+fn without_authority(path: &[u8]) -> Option<Vec<u8>> {
+    let path = separate_at_backslashes(path);
+    let rest = path.strip_prefix(b"//")?;
+    let authority = rest.split(|byte| *byte == b'/').next()?.len();
+    Some(rest[authority..].to_vec())
+}
+
+fn drop_nul(path: &[u8]) -> Vec<u8> {
+    path.iter().copied().filter(|byte| *byte != 0).collect()
 }
 
 /// NUL stays: it ends a string of C.

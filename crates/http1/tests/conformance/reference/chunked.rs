@@ -155,6 +155,7 @@ const FORBIDDEN: &[&str] = &[
     "pragma",
     "proxy-authenticate",
     "proxy-authorization",
+    "proxy",
     "proxy-connection",
     "range",
     "retry-after",

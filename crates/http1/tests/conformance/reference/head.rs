@@ -10,7 +10,7 @@ pub(crate) struct Head {
     pub(crate) fields: Vec<Field>,
     pub(crate) framing: Framing,
     pub(crate) closes: bool,
-    pub(crate) upgrade: Option<String>,
+    pub(crate) upgrades: bool,
 }
 
 /// The start-line.
@@ -96,8 +96,8 @@ pub(crate) fn request(head: &[u8]) -> Option<Head> {
         waits: expect.is_some() && version_minor == 1 && framing != Framing::Length(0),
     };
     let closes = version_minor == 0 || has(&options, "close");
-    let upgrade = upgrade(&fields, &options).filter(|_| modern_without_body);
-    Some(Head { start, version_minor, fields: mark(fields, &options, false), framing, closes, upgrade })
+    let upgrades = modern_without_body && method == "GET" && upgrades(&fields, &options);
+    Some(Head { start, version_minor, fields: mark(fields, &options, false), framing, closes, upgrades })
 }
 
 /// `None` for a refused response head.
@@ -125,7 +125,7 @@ pub(crate) fn response(head: &[u8], to_head: bool) -> Option<Head> {
     };
     let keeps = version_minor == 1 || has(&options, "keep-alive");
     let closes = !keeps || has(&options, "close") || framing == Framing::UntilClose || status == 101;
-    let upgrade = upgrade(&fields, &options).filter(|_| status == 101);
+    let upgrades = status == 101 && upgrades(&fields, &options);
     let start = Start::Response { status, reason: reason.to_owned() };
     Some(Head {
         start,
@@ -133,7 +133,7 @@ pub(crate) fn response(head: &[u8], to_head: bool) -> Option<Head> {
         fields: mark(fields, &options, status == 204),
         framing,
         closes,
-        upgrade,
+        upgrades,
     })
 }
 
@@ -215,6 +215,7 @@ fn mark(fields: Vec<Field>, options: &[String], without_length: bool) -> Vec<Fie
         "connection",
         "http2-settings",
         "keep-alive",
+        "proxy",
         "proxy-connection",
         "te",
         "transfer-encoding",
@@ -229,13 +230,9 @@ fn mark(fields: Vec<Field>, options: &[String], without_length: bool) -> Vec<Fie
     marked.collect()
 }
 
-fn upgrade(fields: &[Field], options: &[String]) -> Option<String> {
-    let [value] = all(fields, "upgrade")[..] else { return None };
-    let is_tunnel = |protocol: &str| {
-        let name = protocol.split('/').next().unwrap().to_ascii_lowercase();
-        is_token(&name) && !["http", "h2", "h2c"].contains(&name.as_str())
-    };
-    (has(options, "upgrade") && elements(value).all(is_tunnel)).then(|| value.to_owned())
+fn upgrades(fields: &[Field], options: &[String]) -> bool {
+    has(options, "upgrade")
+        && all(fields, "upgrade").iter().map(|value| value.to_lowercase()).eq(["websocket"])
 }
 
 fn declared_framing(fields: &[Field], version_minor: u8) -> Option<Option<Framing>> {
