@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run chunked`
+//! `fuzz/run chunked`
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| ringfence_fuzz::chunked(input));

@@ -1,13 +1,21 @@
-//! What each fuzz target checks: the crate and the oracle of its tests agree on every input.
+//! What each fuzz target checks: the code and an oracle that shares nothing with it agree on every input.
 //!
-//! The oracle is included from `crates/http1/tests/conformance/reference`, so that a rule changes in one place.
+//! The oracle of http1 is included from `crates/http1/tests/conformance/reference`, so that a rule changes in one
+//! place.
 #![forbid(unsafe_code)]
 #![allow(dead_code, reason = "the oracle's modules serve the tests too")]
 
+mod client_hello;
+mod exchange;
+mod matrix_path;
 #[path = "../../crates/http1/tests/conformance/observe.rs"]
 mod observe;
 #[path = "../../crates/http1/tests/conformance/reference/mod.rs"]
 mod reference;
+
+pub use client_hello::client_hello;
+pub use exchange::exchange;
+pub use matrix_path::matrix_path;
 
 /// Scans and parses `input` as a request head.
 pub fn request_head(input: &[u8]) {
@@ -32,6 +40,13 @@ pub fn chunked(input: &[u8]) {
     assert!(reference::chunked::parse(body).allows(&observed), "{observed:?}");
 }
 
+/// Reads `input` as a config file. What is no UTF-8 is refused before it comes to that.
+pub fn config(input: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(input) {
+        ringfence::fuzzing::config(text);
+    }
+}
+
 /// The head at the front of `input`, or all of it when the scan finds none: it must not pass the parser then.
 fn scanned(input: &[u8]) -> &[u8] {
     let end = reference::head::end(input);
@@ -45,19 +60,49 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// Replays the committed corpus, without libFuzzer.
-    #[test]
-    fn the_corpus_passes() {
-        for (target, check) in [
-            ("request_head", super::request_head as fn(&[u8])),
-            ("response_head", super::response_head),
-            ("chunked", super::chunked),
-        ] {
-            for entry in
-                fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target)).unwrap()
-            {
-                check(&fs::read(entry.unwrap().path()).unwrap());
-            }
+    /// Replays the committed corpus of a target, without libFuzzer.
+    fn replay(target: &str, check: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+        let seeds: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!seeds.is_empty());
+        for seed in seeds {
+            println!("{}", seed.display());
+            check(&fs::read(seed).unwrap());
         }
+    }
+
+    #[test]
+    fn the_seeds_of_request_head_pass() {
+        replay("request_head", super::request_head);
+    }
+
+    #[test]
+    fn the_seeds_of_response_head_pass() {
+        replay("response_head", super::response_head);
+    }
+
+    #[test]
+    fn the_seeds_of_chunked_pass() {
+        replay("chunked", super::chunked);
+    }
+
+    #[test]
+    fn the_seeds_of_exchange_pass() {
+        replay("exchange", super::exchange);
+    }
+
+    #[test]
+    fn the_seeds_of_config_pass() {
+        replay("config", super::config);
+    }
+
+    #[test]
+    fn the_seeds_of_matrix_path_pass() {
+        replay("matrix_path", super::matrix_path);
+    }
+
+    #[test]
+    fn the_seeds_of_client_hello_pass() {
+        replay("client_hello", super::client_hello);
     }
 }

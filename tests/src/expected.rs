@@ -213,7 +213,15 @@ pub fn response_faults(answer: &Message, wanted: &ExpectedResponse) -> Vec<Strin
 
 /// The fields that go beyond this connection (RFC 9110 §7.6.1), without those that `drops` names in lower case.
 fn remaining(head: &Head, fields: &Fields, drops: impl Fn(&str) -> bool) -> Fields {
-    let own = ["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "transfer-encoding"];
+    let own = [
+        "connection",
+        "http2-settings",
+        "keep-alive",
+        "proxy",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+    ];
     let stays = |name: &str| {
         let lower = name.to_ascii_lowercase();
         let is_named = head.lists("connection", &lower) && lower != "upgrade";

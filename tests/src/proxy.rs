@@ -51,6 +51,8 @@ pub struct Proxy {
     pub certificates: Vec<crate::authority::Certificate>,
     child: Child,
     folder: TempDir,
+    /// Whether its log has what it says when it is up.
+    says_when_serving: bool,
     _places: Vec<Place>,
 }
 
@@ -281,10 +283,12 @@ impl ProxyBuilder {
         command.stdout(create(folder.path(), "stdout")).stderr(create(folder.path(), "stderr"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let child = command.spawn().expect("the binary starts");
+        let says_when_serving = !self.server.lines().any(|line| line.starts_with("log ="));
         let places: Vec<Place> = self.listeners.into_iter().map(|listener| listener.place).collect();
         let addresses: Vec<SocketAddr> = places.iter().map(Place::address).collect();
         let address = addresses[0];
-        let mut proxy = Proxy { address, addresses, certificates, child, folder, _places: places };
+        let mut proxy =
+            Proxy { address, addresses, certificates, child, folder, says_when_serving, _places: places };
         proxy.wait_until_listening();
         proxy
     }
@@ -342,7 +346,12 @@ impl Proxy {
     /// Looks into the kernel's tables instead of connecting: a probing connection would count against limits.
     fn wait_until_listening(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.addresses.iter().all(is_listening) {
+        // Listening comes first, then what a worker opens for itself, which tests of descriptors have to know of.
+        let is_up = |proxy: &Proxy| {
+            proxy.addresses.iter().all(is_listening)
+                && (!proxy.says_when_serving || proxy.stderr().contains(" serving "))
+        };
+        while !is_up(self) {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 panic!("the proxy ended at once with {status}:\n{}", self.stderr());
             }

@@ -14,6 +14,8 @@ import threading
 import time
 
 import conversations
+import mutations
+import sessions
 
 NAME = "matrix.example.com"
 
@@ -52,8 +54,10 @@ class Verdict:
 
 class Origin(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    targets = []
 
     def do_GET(self):
+        self.targets.append(self.path)
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -61,6 +65,11 @@ class Origin(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_):
+        """The proxy resets connections whose client was cut off."""
 
 
 def openssl(*arguments):
@@ -192,17 +201,20 @@ def testssl(folder, port, check):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
-    parser.add_argument("--only", choices=["conversations", "sslyze", "testssl"])
+    parser.add_argument("--only", choices=["conversations", "sessions", "mutations", "sslyze", "testssl"])
+    parser.add_argument("--seed", type=int, help="of the mutations: what a run before has told")
     arguments = parser.parse_args()
     verdict = Verdict()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        origin = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin)
+        origin = Server(("127.0.0.1", 0), Origin)
         threading.Thread(target=origin.serve_forever, daemon=True).start()
         authority, port = make_certificates(folder), free_port()
         proxy = start_proxy(arguments.binary, folder, port, origin.server_port)
         parts = {
             "conversations": lambda: conversations.run(("127.0.0.1", port), str(authority), verdict.check),
+            "sessions": lambda: sessions.run(("127.0.0.1", port), verdict.check, proxy.pid, Origin.targets),
+            "mutations": lambda: mutations.run(("127.0.0.1", port), verdict.check, arguments.seed),
             "sslyze": lambda: sslyze(folder, port, verdict.check),
             "testssl": lambda: testssl(folder, port, verdict.check),
         }

@@ -3,6 +3,7 @@
 //! The data plane runs on [`Ring`]; a simulation brings its own.
 
 use std::{
+    cell::Cell,
     future::{Future, poll_fn},
     io::{self, Write as _},
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -16,10 +17,13 @@ use monoio::net::TcpStream;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::{
-    limits::TIMER_TICK,
+    limits::{STALL_COUNTED, TIMER_TICK},
     snapshot::ServerAddress,
     timers::{Sleep, Timers},
-    transport::{Transport, socket::Socket},
+    transport::{
+        Transport,
+        socket::{Socket, looking_at_sockets},
+    },
     turns::{Turn, Turns},
     workers::Driver,
 };
@@ -92,9 +96,14 @@ pub(crate) async fn race<E: Environment, F: Future>(
         if sleep.is_none() {
             sleep.set(Some(env.sleep_until(deadline())));
         }
-        match sleep.as_mut().as_pin_mut() {
-            Some(sleep) => sleep.poll(cx).map(|()| Err(Elapsed)),
-            None => Poll::Pending,
+        match sleep.as_mut().as_pin_mut().map(|sleep| sleep.poll(cx)) {
+            // What has come counts, also when the ring has not told of it yet: it does so a few at a time, and a worker
+            // that did not run for a while (SIGSTOP, a frozen container) finds timers and bytes at once.
+            Some(Poll::Ready(())) => match looking_at_sockets(|| future.as_mut().poll(cx)) {
+                Poll::Ready(output) => Poll::Ready(Ok(output)),
+                Poll::Pending => Poll::Ready(Err(Elapsed)),
+            },
+            _ => Poll::Pending,
         }
     })
     .await
@@ -103,21 +112,20 @@ pub(crate) async fn race<E: Environment, F: Future>(
 /// The real world: the kernel's sockets and clocks, a timer wheel.
 pub(crate) struct Ring {
     timers: Rc<Timers>,
-    /// The same moment on the exact clock and on the coarse one.
-    origin: (Instant, Duration),
+    clock: Rc<WorkingClock>,
     turns: Rc<Turns>,
 }
 
 impl Ring {
     /// Starts the tasks of the wheel and of the turns; to be called on a worker's runtime, which has this driver.
     pub(crate) fn start(driver: Driver) -> io::Result<Ring> {
-        let origin = (Instant::now(), coarse_clock());
-        let timers = Rc::new(Timers::new(origin.0));
-        let wheel = timers.clone();
+        let clock = Rc::new(WorkingClock::start());
+        let timers = Rc::new(Timers::new(clock.origin));
+        let (wheel, beats) = (timers.clone(), clock.clone());
         drop(monoio::spawn(async move {
             loop {
                 monoio::time::sleep(TIMER_TICK).await;
-                wheel.advance(Instant::now());
+                wheel.advance(beats.beat(coarse_clock()));
             }
         }));
         let turnstile = match driver {
@@ -126,7 +134,7 @@ impl Ring {
         };
         let turns = Rc::new(Turns::default());
         drop(monoio::spawn(usher(turns.clone(), turnstile)));
-        Ok(Ring { timers, origin, turns })
+        Ok(Ring { timers, clock, turns })
     }
 }
 
@@ -139,7 +147,7 @@ impl Environment for Ring {
     }
 
     fn recently(&self) -> Instant {
-        self.origin.0 + coarse_clock().saturating_sub(self.origin.1)
+        self.clock.at(coarse_clock())
     }
 
     fn sleep_until(&self, at: Instant) -> Sleep {
@@ -197,6 +205,35 @@ async fn usher(turns: Rc<Turns>, turnstile: Option<TcpStream>) {
     }
 }
 
+/// The clock of deadlines. It does not count time in which this thread did not run (SIGSTOP, a frozen container, a
+/// suspended machine) beyond [`STALL_COUNTED`]: peers could not be heard then, and are not to be cut for it.
+struct WorkingClock {
+    origin: Instant,
+    /// The coarse clock at the last beat, and what is to be taken off it.
+    beat: Cell<Duration>,
+    off: Cell<Duration>,
+}
+
+impl WorkingClock {
+    fn start() -> WorkingClock {
+        let coarse = coarse_clock();
+        WorkingClock { origin: Instant::now(), beat: Cell::new(coarse), off: Cell::new(coarse) }
+    }
+
+    /// The present, when the coarse clock shows `coarse`. Between beats it stands still after [`STALL_COUNTED`].
+    fn at(&self, coarse: Duration) -> Instant {
+        let counted = coarse.min(self.beat.get() + STALL_COUNTED);
+        self.origin + counted.saturating_sub(self.off.get())
+    }
+
+    /// This thread runs. To be called every [`TIMER_TICK`].
+    fn beat(&self, coarse: Duration) -> Instant {
+        let stalled = coarse.saturating_sub(self.beat.replace(coarse)).saturating_sub(STALL_COUNTED);
+        self.off.set(self.off.get() + stalled);
+        self.at(coarse)
+    }
+}
+
 /// Exact to a few milliseconds, and read for a fraction of what the exact one costs.
 fn coarse_clock() -> Duration {
     // By way of libc: rustix looks for the kernel's clock page itself, and does not survive valgrind.
@@ -208,4 +245,23 @@ fn always_readable() -> io::Result<TcpStream> {
     far.write_all(b"!")?;
     // What is written stays readable after its writer is gone.
     TcpStream::from_std(OwnedFd::from(near).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_do_not_run_while_the_worker_does_not() {
+        let clock = WorkingClock::start();
+        let (begun, start) = (clock.beat.get(), clock.origin);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(clock.at(begun + TIMER_TICK), start + TIMER_TICK);
+        assert_eq!(clock.beat(begun + TIMER_TICK), start + TIMER_TICK);
+        // Before the first beat behind a pause the clock tells the same as after it.
+        let resumed = begun + TIMER_TICK + hour;
+        assert_eq!(clock.at(resumed), start + TIMER_TICK + STALL_COUNTED);
+        assert_eq!(clock.beat(resumed), start + TIMER_TICK + STALL_COUNTED);
+        assert_eq!(clock.at(resumed + TIMER_TICK), start + TIMER_TICK * 2 + STALL_COUNTED);
+    }
 }

@@ -201,3 +201,6 @@ pub const HANDSHAKE_TURNS: usize = 2;
 
 /// Pipelined requests begun in one turn of the loop: some 0.3 ms.
 pub const REQUEST_TURNS: usize = 16;
+
+/// How much of a time in which a worker did not run counts for deadlines: more than any turn of an overloaded one takes.
+pub const STALL_COUNTED: Duration = Duration::from_secs(1);

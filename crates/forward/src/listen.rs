@@ -38,11 +38,18 @@ use crate::{
 /// A `[::]` address takes IPv4 as well. An address that another process listens on is an error, although the kernel
 /// would let two processes of one user share it.
 pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<OwnedFd>> {
-    drop(listening_socket(address, false)?);
-    (0..workers).map(|_| listening_socket(address, true)).collect()
+    // Bound and no more: who connected to it while it listened would be reset.
+    drop(bound_socket(address, false)?);
+    (0..workers)
+        .map(|_| {
+            let socket = bound_socket(address, true)?;
+            socket.listen(LISTEN_BACKLOG)?;
+            Ok(socket.into())
+        })
+        .collect()
 }
 
-fn listening_socket(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
+fn bound_socket(address: SocketAddr, shared: bool) -> io::Result<Socket2> {
     let socket = Socket2::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
@@ -51,8 +58,7 @@ fn listening_socket(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     }
     socket::bound_unsent(&socket)?;
     socket.bind(&address.into())?;
-    socket.listen(LISTEN_BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Accepts connections until the worker drains.

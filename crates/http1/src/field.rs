@@ -200,6 +200,7 @@ fn is_lookalike(name: &[u8]) -> bool {
         *to = if *from == b'_' { b'-' } else { *from };
     }
     begins_with(hyphenated, b"x-forwarded-")
+        || begins_with(hyphenated, b"access-control-")
         || (hyphenated.len() == name.len() && KnownField::of(hyphenated) != KnownField::Other)
 }
 

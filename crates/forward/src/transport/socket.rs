@@ -20,6 +20,7 @@ use std::{
 
 use monoio::net::TcpStream;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec},
     io::Errno,
     net::{
         AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
@@ -261,6 +262,23 @@ struct Shared {
     writable: Cell<bool>,
 }
 
+thread_local! {
+    static LOOKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Polls with waits that ask the sockets themselves, a system call each: for the last look before a deadline is met.
+pub(crate) fn looking_at_sockets<R>(poll: impl FnOnce() -> R) -> R {
+    struct Looking;
+    impl Drop for Looking {
+        fn drop(&mut self) {
+            LOOKING.set(false);
+        }
+    }
+    LOOKING.set(true);
+    let _until_then = Looking;
+    poll()
+}
+
 #[derive(Clone, Copy)]
 enum Direction {
     Read,
@@ -292,7 +310,22 @@ impl Readiness {
         let wait = wait.get_or_insert_with(|| Box::pin(wait_again_and_again(shared.clone(), direction)));
         // It never ends; what it has seen is in the cell.
         let _ = wait.as_mut().poll(cx);
+        if !ready.get() && LOOKING.get() {
+            ready.set(shared.is_ready_now(direction));
+        }
         if ready.get() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Shared {
+    /// By a system call, whatever the driver knows.
+    fn is_ready_now(&self, direction: Direction) -> bool {
+        let events = match direction {
+            Direction::Read => PollFlags::IN | PollFlags::RDHUP,
+            Direction::Write => PollFlags::OUT,
+        };
+        let mut polled = [PollFd::from_borrowed_fd(fd::borrow(&self.stream), events)];
+        rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 }
 

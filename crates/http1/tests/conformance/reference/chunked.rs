@@ -117,7 +117,8 @@ fn trailers(input: &[u8], start: usize, data: Vec<u8>) -> Body {
 fn is_trailer(line: &[u8]) -> bool {
     let text: String = line.iter().map(|byte| *byte as char).collect();
     let Some((name, value)) = text.split_once(':') else { return false };
-    let lower = name.to_ascii_lowercase();
+    // Some software takes `_` for `-`.
+    let lower = name.to_ascii_lowercase().replace('_', "-");
     !name.is_empty()
         && name.chars().all(super::head::is_tchar)
         && value.chars().all(super::head::is_value_char)

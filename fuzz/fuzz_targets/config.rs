@@ -1,0 +1,4 @@
+//! `fuzz/run config`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ringfence_fuzz::config(input));
