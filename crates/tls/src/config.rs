@@ -5,6 +5,7 @@
 //! switches: a setting that could make a listener weaker than its neighbour is not offered.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -13,6 +14,7 @@ use rustls::server::NoServerSessionStorage;
 
 use crate::certificate::{Certificate, CertificateError, CertificateFault};
 use crate::resolver::CertificateResolver;
+use crate::tickets::Tickets;
 
 /// The protocol name offered by ALPN (RFC 7301 §6). A client that offers only others is refused with
 /// `no_application_protocol` (§3.2); one that offers none is served.
@@ -31,11 +33,13 @@ pub const TLS13_TICKETS: usize = 2;
 /// make a full handshake once.
 ///
 /// # Tickets
-/// rustls' own ticketer: AES-256-CBC with HMAC-SHA-256 (RFC 5077 §4), a new key every 6 hours, the
-/// previous one accepted for 6 more. Rotation needs no timer: the first ticket after the interval
-/// makes the new key, outside the lock. Every ticket made or opened takes a *read* lock for some 2 µs
-/// of cryptography; readers do not exclude each other, so workers share one cache line (its reader
-/// count) per ticket and nothing else, which is noise beside the handshake around it.
+/// AES-256-CBC with HMAC-SHA-256 (RFC 5077 §4), a new key every [`TICKET_KEY_LIFE`], the previous one
+/// accepted for as long again. Rotation needs no timer: the first ticket after the interval
+/// makes the new key. Every ticket made or opened takes two *read* locks for some 2 µs
+/// of cryptography; readers do not exclude each other, so workers share two cache lines (their reader
+/// counts) per ticket and nothing else, which is noise beside the handshake around it.
+///
+/// [`TICKET_KEY_LIFE`]: crate::TICKET_KEY_LIFE
 ///
 /// # Errors
 /// [`CertificateFault::NoneConfigured`] without a certificate, [`CertificateFault::Setup`] when the
@@ -52,7 +56,7 @@ pub fn server_config(certificates: Vec<Certificate>) -> Result<Arc<ServerConfig>
         .with_no_client_auth()
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![ALPN_HTTP_1_1.to_vec()];
-    config.ticketer = Ticketer::new().map_err(setup)?;
+    config.ticketer = Arc::new(Tickets::new(Ticketer::new, Instant::now()).map_err(setup)?);
     config.send_tls13_tickets = TLS13_TICKETS;
     // Tickets carry the state: a cache of session ids would be a lock and memory for nothing.
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -28,6 +28,7 @@ mod config;
 mod fixtures;
 mod resolver;
 mod session;
+mod tickets;
 
 pub use certificate::{Certificate, CertificateError, CertificateFault};
 pub use config::{ALPN_HTTP_1_1, TLS13_TICKETS, server_config};
@@ -37,3 +38,4 @@ pub use session::{
     HELD_BYTES_MAX, RECORD_PLAINTEXT_BYTES_MAX, Received, Session, SessionError, SessionState, Version,
     YOUNG_AGAIN_AFTER, YOUNG_BYTES, YOUNG_RECORD_BYTES_MAX,
 };
+pub use tickets::TICKET_KEY_LIFE;
