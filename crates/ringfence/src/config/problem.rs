@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    fmt,
+    fmt::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -65,7 +65,14 @@ impl fmt::Display for Problems {
         for (index, Problem { place, message }) in self.list.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
             let file = self.file.display();
-            write!(formatter, "{separator}{file}:{}:{}: {message}", place.line, place.column)?;
+            write!(formatter, "{separator}{file}:{}:{}: ", place.line, place.column)?;
+            // Text of the file may stand in it: no control character of it splits the line or reaches the terminal.
+            for char in message.chars() {
+                match char.is_control() {
+                    true => write!(formatter, "{}", char.escape_default())?,
+                    false => formatter.write_char(char)?,
+                }
+            }
         }
         Ok(())
     }
@@ -85,6 +92,13 @@ mod tests {
         {
             assert_eq!(Place::of(text, offset), Place { line, column }, "offset {offset}");
         }
+    }
+
+    #[test]
+    fn text_of_the_file_stays_in_its_line() {
+        let message = "unknown key `k\u{1b}[31m\nforged:2:2: y`; é".to_owned();
+        let problems = Problems::new(Path::new("a.toml"), vec![Problem { place: Place::FILE, message }]);
+        assert_eq!(problems.to_string(), "a.toml:1:1: unknown key `k\\u{1b}[31m\\nforged:2:2: y`; é");
     }
 
     #[test]
