@@ -9,7 +9,7 @@
 //!
 //! The id that the proxy gives an exchange, and that no peer can forge, tells which answer and request belong together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ringfence_forward::script::{self, Passed, Transcript};
 
@@ -255,44 +255,100 @@ struct Client<'b> {
     transcript: &'b Transcript,
 }
 
-impl Client<'_> {
+/// A final answer to a client, and what came with it.
+struct Answer<'b> {
+    message: Message<'b>,
+    id: String,
+    /// Interim responses before it.
+    interim: usize,
+}
+
+impl<'b> Client<'b> {
     /// `forwarded` are this client's requests as they reached origins, in that order.
     fn judge(&self, forwarded: &[&Forwarded<'_>]) -> Result<(), String> {
-        let numbers = self.number(forwarded)?;
-        let mut switched = None;
-        let (mut at, mut ended) = (0, false);
-        let mut answered = BTreeSet::new();
-        for (number, asked) in self.requests.iter().enumerate() {
-            if at == self.passed.written.len() {
-                break;
+        let answers = self.answers()?;
+        let numbers = self.number(forwarded, &answers)?;
+        for (number, answer) in answers.iter().enumerate() {
+            let verdict = self.judge_answer(number, answer, forwarded, &numbers);
+            verdict.map_err(|fault| format!("answer {number}: {fault}"))?;
+        }
+        let switched = answers.last().is_some_and(|answer| answer.message.status() == 101);
+        match switched && numbers.values().any(|number| *number >= answers.len()) {
+            true => Err("a request out of a tunnel".into()),
+            false => Ok(()),
+        }
+    }
+
+    /// The answers that the client was given, one a request, as far as they go.
+    fn answers(&self) -> Result<Vec<Answer<'b>>, String> {
+        let written = &self.passed.written;
+        let (mut answers, mut at) = (Vec::new(), Some(0));
+        for asked in &self.requests {
+            let Some(start) = at.filter(|start| *start < written.len()) else { break };
+            let Some(answer) = self.read_answer(asked, start)? else { return Ok(answers) };
+            let (message, head) = (&answer.message, &answer.message.head);
+            let goes_on = !head.closes && head.framing != Framing::UntilClose;
+            if message.status() == 101 || message.body.is_none() {
+                answers.push(answer);
+                return Ok(answers);
             }
-            if ended {
-                return Err(format!("an answer to request {number} behind the last one"));
+            // Nothing may follow the last one.
+            at = message.end().filter(|end| goes_on || *end < written.len());
+            if !goes_on && at.is_some() {
+                return Err("bytes behind the last answer".into());
             }
-            let told = self.judge_answer(asked, number, at, forwarded, &numbers, &mut answered);
-            let told = told.map_err(|fault| format!("answer {number}: {fault}"))?;
-            at = told.end;
-            ended = told.closes;
-            if told.switched {
-                switched = Some(number);
-                break;
+            answers.push(answer);
+        }
+        match at {
+            Some(end) if end < written.len() => Err("bytes that nobody asked for".into()),
+            _ => Ok(answers),
+        }
+    }
+
+    /// The answer at `at`; `None`: its head is cut.
+    fn read_answer(&self, asked: &Asked<'_>, mut at: usize) -> Result<Option<Answer<'b>>, String> {
+        let written = &self.passed.written;
+        let (to_head, http10) = match asked {
+            Asked::Request(request) => (request.method() == "HEAD", request.head.version_minor == 0),
+            Asked::Nonsense(_) => (false, false),
+        };
+        let mut interim = 0;
+        loop {
+            let end = head::end(&written[at..]).map_err(|()| "a head that cannot become one")?;
+            let Some(head_len) = end else { return Ok(None) };
+            let bytes = &written[at..at + head_len];
+            let head = head::response(bytes, to_head);
+            let head = head.ok_or_else(|| format!("a bad head {}", bytes.escape_ascii()))?;
+            at += head_len;
+            if !is_interim(&head) {
+                if head.framing == Framing::UntilClose && !http10 {
+                    return Err("an answer of HTTP/1.1 that ends by close".into());
+                }
+                let message = Message::read(head, written, at, !self.passed.reset);
+                return Ok(Some(Answer { id: one_field(&message, "x-request-id")?, message, interim }));
+            }
+            interim += 1;
+            if http10 {
+                return Err("an interim response in HTTP/1.0".into());
             }
         }
-        let beyond = numbers.values().any(|number| switched.is_some_and(|last| *number > last));
-        if beyond || (switched.is_none() && at < self.passed.written.len()) {
-            return Err("requests or answers behind the last".into());
-        }
-        Ok(())
     }
 
     /// Which of the client's requests each of the forwarded ones is, by id. One may have been sent twice.
-    fn number(&self, forwarded: &[&Forwarded<'_>]) -> Result<BTreeMap<String, usize>, String> {
+    fn number(
+        &self,
+        forwarded: &[&Forwarded<'_>],
+        answers: &[Answer<'_>],
+    ) -> Result<BTreeMap<String, usize>, String> {
         let mut numbers = BTreeMap::new();
         let mut last_try = BTreeMap::<&str, &Forwarded<'_>>::new();
         let mut next = 0;
         for request in forwarded {
+            // One without an answer follows those with one.
+            let answered = answers.iter().position(|answer| answer.id == request.id);
+            let candidates = answered.map_or(answers.len()..self.requests.len(), |number| number..number + 1);
             let number = match last_try.insert(&request.id, request) {
-                None => (next..self.requests.len()).find(|number| self.fits(*number, request)),
+                None => candidates.into_iter().find(|number| *number >= next && self.fits(*number, request)),
                 Some(before) => {
                     let again = before.pooled && !request.pooled && is_idempotent(request.message.method());
                     numbers.get(&request.id).copied().filter(|number| again && self.fits(*number, request))
@@ -334,65 +390,28 @@ impl Client<'_> {
             && same_body
     }
 
-    /// Judges what the bytes from `at` on say to a request.
     fn judge_answer(
         &self,
-        asked: &Asked<'_>,
         number: usize,
-        mut at: usize,
+        answer: &Answer<'_>,
         forwarded: &[&Forwarded<'_>],
         numbers: &BTreeMap<String, usize>,
-        answered: &mut BTreeSet<String>,
-    ) -> Result<Told, String> {
-        let written = &self.passed.written;
-        let cut = Told { end: written.len(), closes: true, switched: false };
-        let mut interim = 0;
-        let (message, http10) = loop {
-            let to_head = matches!(asked, Asked::Request(request) if request.method() == "HEAD");
-            let http10 = matches!(asked, Asked::Request(request) if request.head.version_minor == 0);
-            let Some(head_len) = head::end(&written[at..]).map_err(|()| "a head that cannot become one")?
-            else {
-                return Ok(cut);
-            };
-            let bytes = &written[at..at + head_len];
-            let head = head::response(bytes, to_head)
-                .ok_or_else(|| format!("a bad head {}", bytes.escape_ascii()))?;
-            at += head_len;
-            if !is_interim(&head) {
-                break (Message::read(head, written, at, !self.passed.reset), http10);
-            }
-            interim += 1;
-            if http10 {
-                return Err("an interim response in HTTP/1.0".into());
-            }
-        };
-        let id = one_field(&message, "x-request-id")?;
-        if !answered.insert(id.clone()) {
-            return Err("two answers of one exchange".into());
-        }
-        if numbers.get(&id).is_some_and(|asked| *asked != number) {
+    ) -> Result<(), String> {
+        let (asked, told) = (&self.requests[number], &answer.message);
+        if numbers.get(&answer.id).is_some_and(|asked| *asked != number) {
             return Err("an answer to another request".into());
         }
-        if interim > 0 && !numbers.values().any(|other| *other == number) {
+        if answer.interim > 0 && !numbers.values().any(|other| *other == number) {
             return Err("an interim response to what no origin was asked".into());
         }
-        let by_close = message.head.framing == Framing::UntilClose;
-        if by_close && !http10 {
-            return Err("an answer of HTTP/1.1 that ends by close".into());
+        if is_own(told, asked) {
+            return Ok(());
         }
-        let origin = forwarded.iter().rev().find(|request| request.id == id);
-        if !is_own(&message, asked) {
-            let origin = origin.ok_or("no origin was asked for this answer")?;
-            let answer = origin.answer.as_ref().ok_or("no origin gave this answer")?;
-            judge_passed_on(&message, answer)?;
-            if message.status() == 101 {
-                return self.judge_switch(asked, origin, &message, answer);
-            }
-        }
-        match message.end() {
-            Some(end) => Ok(Told { end, closes: message.head.closes || by_close, switched: false }),
-            None => Ok(cut),
-        }
+        let origin = forwarded.iter().rev().find(|request| request.id == answer.id);
+        let origin = origin.ok_or("no origin was asked for this answer")?;
+        let given = origin.answer.as_ref().ok_or("no origin gave this answer")?;
+        judge_passed_on(told, given)?;
+        if told.status() == 101 { self.judge_switch(asked, origin, told, given) } else { Ok(()) }
     }
 
     /// Behind a 101, each side gets what the other one sent.
@@ -401,28 +420,17 @@ impl Client<'_> {
         asked: &Asked<'_>,
         origin: &Forwarded<'_>,
         told: &Message<'_>,
-        answer: &Message<'_>,
-    ) -> Result<Told, String> {
+        given: &Message<'_>,
+    ) -> Result<(), String> {
         let Asked::Request(request) = asked else { return Err("a switch that nobody asked for".into()) };
         let upstream = &self.transcript.origins[origin.origin].written;
         let up = &upstream[origin.message.head_end..];
-        if !request.head.upgrades
-            || !request.behind.starts_with(up)
-            || !answer.behind.starts_with(told.behind)
-        {
+        let is_asked = request.head.upgrades && given.head.upgrades;
+        if !is_asked || !request.behind.starts_with(up) || !given.behind.starts_with(told.behind) {
             return Err("foreign bytes in a tunnel".into());
         }
-        Ok(Told { end: self.passed.written.len(), closes: true, switched: true })
+        Ok(())
     }
-}
-
-/// What a client was told.
-struct Told {
-    /// One past the answer.
-    end: usize,
-    /// It is the last.
-    closes: bool,
-    switched: bool,
 }
 
 /// Whether the proxy made this answer: a whole one, or the start of it.

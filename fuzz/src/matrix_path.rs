@@ -140,7 +140,7 @@ fn is_plainly_admin(path: &[u8]) -> bool {
 
 /// Whether the first segment of a prefix occurs.
 fn names_admin(view: &[u8]) -> bool {
-    let text = drop_blanks(&view.to_ascii_lowercase());
+    let text = drop_nul(&drop_blanks(&view.to_ascii_lowercase()));
     [&b"_synapse"[..], b"_palpo", b"_dendrite"]
         .iter()
         .any(|name| text.windows(name.len()).any(|part| part == *name))

@@ -336,3 +336,27 @@ fn two_proxies_share_no_port_by_chance() {
     let places: Vec<Place> = (0..50).map(|_| Place::v4()).collect();
     assert!(places.iter().all(|place| place.address() != first.address));
 }
+
+/// With the ports bound and the keys read, nothing of root is left in any thread; without root the key says so.
+#[test]
+fn root_is_given_up_before_anyone_is_served() {
+    let origin = Origin::answering("in");
+    let proxy = Proxy::to(&origin).tls().workers(2).server("user = \"nobody\"").start();
+    assert_eq!(proxy.tls_client().get("/_matrix/x").text(), "in");
+    if !rustix::process::geteuid().is_root() {
+        assert!(proxy.stderr().contains("server.user has no effect"), "{}", proxy.stderr());
+        return;
+    }
+    let mut threads = 0;
+    for thread in std::fs::read_dir(format!("/proc/{}/task", proxy.pid())).unwrap() {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        for name in ["Uid:", "Gid:", "Groups:"] {
+            let ids = status.lines().find_map(|line| line.strip_prefix(name)).expect("the line is there");
+            assert!(ids.split_whitespace().all(|id| id != "0"), "{name}{ids}");
+        }
+        let capable = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
+        assert_eq!(u64::from_str_radix(capable, 16), Ok(0), "CapEff: {capable}");
+        threads += 1;
+    }
+    assert!(threads >= 3, "{threads} threads");
+}

@@ -317,18 +317,19 @@ fn a_response_that_is_taken_too_slowly_is_cut_although_it_always_moves() {
 fn a_steady_tls_download_is_not_silent_while_one_buffer_of_it_is_sent() {
     let size = 2 * MIB;
     let origin = Origin::serving(move |_| message::ok(pattern(size)));
-    let proxy = Proxy::to(&origin)
-        .tls()
-        .timeouts("downstream_silence = \"700ms\"\nupstream_silence = \"700ms\"")
-        .start();
+    let silence = "downstream_silence = \"2s\"\nupstream_silence = \"2s\"";
+    let proxy = Proxy::to(&origin).tls().timeouts(silence).start();
     let mut client = Client::tls_with_small_window(proxy.address, HOST, 32 * KIB);
     client.send("GET /_matrix/x HTTP/1.1\r\nHost: a\r\n\r\n");
     client.read_head().unwrap();
     let mut body = Vec::new();
-    // Some 200 KiB a second: a buffer of 256 KiB takes longer than the client may be silent.
     while body.len() < size {
-        body.extend(client.read_exactly((size - body.len()).min(20 * KIB)).unwrap());
-        pause(100 * MS);
+        let piece = client.read_exactly((size - body.len()).min(20 * KIB));
+        body.extend(piece.unwrap_or_else(|(_, end)| panic!("{end:?} after {} bytes", body.len())));
+        // At first fast, so that the largest buffers are in use; then at 40 KiB/s for longer than one of them lasts.
+        if (800 * KIB..1100 * KIB).contains(&body.len()) {
+            pause(500 * MS);
+        }
     }
     assert!(body == pattern(size), "the body changed");
 }

@@ -232,6 +232,22 @@ mod tests {
         size_of::<F>()
     }
 
+    #[test]
+    fn a_panic_ends_its_connection_and_is_counted() {
+        let snapshot = crate::simulation::any_snapshot();
+        monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build().unwrap().block_on(
+            async move {
+                let ring = Ring::start(crate::Driver::Epoll).unwrap();
+                let worker = Worker::new(ring, snapshot, None, Arc::default());
+                let mut panics = pin!(async { panic!("on purpose") });
+                poll_fn(|cx| poll_caught(&worker, panics.as_mut(), cx)).await;
+                let mut goes_on = pin!(async {});
+                poll_fn(|cx| poll_caught(&worker, goes_on.as_mut(), cx)).await;
+                assert_eq!(worker.counters.panics.load(std::sync::atomic::Ordering::Relaxed), 1);
+            },
+        );
+    }
+
     /// The task of a connection, TLS session included; what it needs while busy is allocated when it is.
     #[test]
     fn the_task_of_an_idle_connection_is_small() {

@@ -1,17 +1,17 @@
 //! How long a peer may keep us waiting while a message moves.
 //!
-//! One silence has a limit, and so has their sum where a peer owes a data rate: it starts with credit for one such
-//! silence, waiting uses it up, bytes earn it back. Whoever sends or takes one byte a minute is out after the first
+//! A peer has credit for one silence. Waiting uses it up, and bytes earn it back: all of it, or, where the peer owes a
+//! data rate, as much as they take at that rate. Then whoever sends or takes one byte a minute is out after the first
 //! minutes; a phone that loses its network for half of one is not.
 
-use std::{cell::Cell, future::Future, time::Duration};
+use std::{cell::Cell, future::Future, pin::pin, time::Duration};
 
 use crate::environment::{Elapsed, Environment, race};
 
 /// The patience with one peer and direction.
 pub(crate) struct Pace {
     silence_max: Duration,
-    /// Bytes per second that the peer owes; zero: none.
+    /// Bytes per second that the peer owes; zero: none, it may be as slow as it likes, but not silent.
     rate_min: u32,
     /// Waiting that it may still cause.
     credit: Cell<Duration>,
@@ -28,29 +28,66 @@ impl Pace {
         Pace { silence_max, rate_min, credit: Cell::new(silence_max) }
     }
 
-    /// Waits for the peer. A future that is ready costs neither timer nor clock.
+    /// Waits for the peer until its credit is used up. A future that is ready costs neither timer nor clock.
     pub(crate) async fn wait<E: Environment, F: Future>(
         &self,
         env: &E,
         future: F,
     ) -> Result<F::Output, Elapsed> {
+        self.wait_at_most(env, self.credit.get(), future).await
+    }
+
+    /// Waits for the peer until `take_stock` says that it has moved no bytes for as long as it may: it is called every
+    /// now and then, for bytes that `future` does not tell of.
+    pub(crate) async fn wait_watching<E: Environment, F: Future>(
+        &self,
+        env: &E,
+        future: F,
+        mut take_stock: impl FnMut() -> usize,
+    ) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        loop {
+            let part = self.credit.get().min(self.silence_max / PARTS);
+            if let Ok(output) = self.wait_at_most(env, part, future.as_mut()).await {
+                return Ok(output);
+            }
+            match take_stock() {
+                0 if self.credit.get().is_zero() => return Err(Elapsed),
+                0 => {}
+                bytes => self.moved(bytes),
+            }
+        }
+    }
+
+    async fn wait_at_most<E: Environment, F: Future>(
+        &self,
+        env: &E,
+        limit: Duration,
+        future: F,
+    ) -> Result<F::Output, Elapsed> {
         let mut since = None;
-        let deadline = || *since.insert(env.recently()) + self.credit.get();
-        let output = race(env, future, deadline).await;
-        if let Some(since) = since.filter(|_| self.rate_min > 0) {
+        let output = race(env, future, || *since.insert(env.recently()) + limit).await;
+        if let Some(since) = since {
             self.credit.set(self.credit.get().saturating_sub(env.recently() - since));
         }
         output
     }
 
-    /// The peer has sent or taken this many bytes.
+    /// The peer has sent or taken something: this many bytes that count.
     pub(crate) fn moved(&self, bytes: usize) {
-        if self.credit.get() < self.silence_max {
-            let earned = Duration::from_secs(bytes as u64) / self.rate_min;
-            self.credit.set(self.silence_max.min(self.credit.get() + earned));
+        if self.credit.get() == self.silence_max {
+            return;
         }
+        let earned = match self.rate_min {
+            0 => self.silence_max,
+            rate => Duration::from_secs(bytes as u64) / rate,
+        };
+        self.credit.set(self.silence_max.min(self.credit.get() + earned));
     }
 }
+
+/// Into how many parts a silence is divided to take stock.
+const PARTS: u32 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -81,9 +118,10 @@ mod tests {
     }
 
     #[test]
-    fn who_owes_nothing_keeps_all_credit() {
+    fn who_owes_nothing_has_all_credit_again_with_each_byte() {
         let pace = Pace::patient(Duration::from_secs(60));
-        pace.moved(0);
+        spend(&pace, 59);
+        pace.moved(1);
         assert_eq!(pace.credit.get(), Duration::from_secs(60));
     }
 }

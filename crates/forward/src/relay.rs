@@ -200,7 +200,13 @@ pub(crate) async fn send<E: Environment, T: Transport>(
             let filled = message.slices(taken, &mut slices);
             to.poll_write(cx, &slices[..filled])
         });
-        let step = pace.wait(env, step).await.map_err(|_| Fault::ReceiverSilent)?;
+        // The kernel tells of room in lumps of some 100 KiB; a slow receiver is not silent in between.
+        let mut held = None;
+        let take_stock = || {
+            let now = to.held();
+            held.replace(now).map_or(0, |before: usize| before.saturating_sub(now))
+        };
+        let step = pace.wait_watching(env, step, take_stock).await.map_err(|_| Fault::ReceiverSilent)?;
         let step = step.map_err(|_| Fault::ReceiverClosed)?;
         taken += step;
         let before = unsent + step;

@@ -259,6 +259,11 @@ impl Simulation {
     }
 }
 
+/// Some configuration, for tests that need one.
+pub(crate) fn any_snapshot() -> Arc<Snapshot> {
+    snapshot(&World::new(0, 3))
+}
+
 fn snapshot(world: &World) -> Arc<Snapshot> {
     let rule = |path: &[u8], action| Rule {
         paths: PathMatch::Prefix(path.into()),

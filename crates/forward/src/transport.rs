@@ -35,7 +35,10 @@ pub trait Transport {
         0
     }
 
-    /// Hands some of them to the kernel; ready at once when there are none.
+    /// Bytes that were written and have not reached the peer, as far as can be known.
+    fn held(&self) -> usize;
+
+    /// Hands some of the [unsent](Self::unsent) ones to the kernel; ready at once when there are none.
     fn poll_flush(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

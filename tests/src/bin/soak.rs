@@ -221,6 +221,10 @@ static VISITS: AtomicU64 = AtomicU64::new(0);
 /// The homeserver: bodies of any size, an echo, a long poll, a tunnel.
 fn serve(peer: &mut Peer) {
     while let Some(request) = peer.request() {
+        // What comes behind a body that was cut is the rest of it.
+        if !request.is_complete() {
+            return;
+        }
         if request.head.value("upgrade").is_some() {
             return echo_tunnel(peer);
         }

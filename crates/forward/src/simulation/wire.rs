@@ -164,6 +164,10 @@ impl Transport for Wire {
         written
     }
 
+    fn held(&self) -> usize {
+        self.pipe.held()
+    }
+
     fn poll_close_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_awkward() {
             return self.put_off(cx);

@@ -1,5 +1,5 @@
 //! What no library lends: the descriptor of a monoio stream, which does not implement [`AsFd`](std::os::fd::AsFd)
-//! itself, and one socket option.
+//! itself, and two things to ask of a socket.
 //!
 //! The one place of this crate with `unsafe`.
 #![allow(unsafe_code)]
@@ -36,6 +36,14 @@ pub(super) fn unlock_buffers(socket: BorrowedFd<'_>) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Bytes that were written to a socket and that its peer has not acknowledged (`SIOCOUTQ`).
+pub(super) fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: this request stores one `int` through the pointer, which is that of `bytes`, during the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The size of what `SO_BUF_LOCK` is set to.
 const LOCKS_BYTES: libc::socklen_t = 4;
 const _: () = assert!(size_of::<libc::c_int>() == 4);
@@ -70,6 +78,19 @@ mod tests {
     fn a_fixed_receive_buffer_grows_once_it_is_unlocked() {
         assert_eq!(size_after_much(false), 32 * 1024);
         assert!(size_after_much(true) > 64 * 1024);
+    }
+
+    #[test]
+    fn what_the_peer_has_not_taken_is_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut receiver, _) = listener.accept().unwrap();
+        assert_eq!(super::unacknowledged_bytes(sender.as_fd()).unwrap(), 0);
+        sender.set_nonblocking(true).unwrap();
+        while sender.write(&[0; 64 * 1024]).is_ok() {}
+        let full = super::unacknowledged_bytes(sender.as_fd()).unwrap();
+        receiver.read_exact(&mut vec![0; 1 << 20]).unwrap();
+        assert!(super::unacknowledged_bytes(sender.as_fd()).unwrap() < full);
     }
 
     #[test]

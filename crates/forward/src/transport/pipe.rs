@@ -107,6 +107,10 @@ impl Transport for Pipe {
         Poll::Ready(Ok(wanted))
     }
 
+    fn held(&self) -> usize {
+        self.outgoing.borrow().bytes.len()
+    }
+
     fn poll_close_write(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut outgoing = self.outgoing.borrow_mut();
         if outgoing.end == Some(End::Reset) {

@@ -183,6 +183,11 @@ impl Transport for Socket {
         }
     }
 
+    fn held(&self) -> usize {
+        // A socket that fails says so when it is written to.
+        fd::unacknowledged_bytes(self.descriptor()).unwrap_or(0)
+    }
+
     fn poll_close_write(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(rustix::net::shutdown(self.descriptor(), Shutdown::Write).map_err(io::Error::from))
     }

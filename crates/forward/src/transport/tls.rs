@@ -152,6 +152,10 @@ impl<T: Transport> Transport for Tls<T> {
         self.state.borrow().unsent()
     }
 
+    fn held(&self) -> usize {
+        self.unsent() + self.inner.held()
+    }
+
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state.borrow_mut();
         let before = state.unsent();
