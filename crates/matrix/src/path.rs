@@ -36,22 +36,10 @@ pub fn is_admin(raw_path: &[u8]) -> bool {
     if is_plain_matrix(raw_path) {
         return false;
     }
-    reads_as_admin(raw_path) || behind_authority(raw_path).is_some_and(reads_as_admin)
-}
-
-fn reads_as_admin(raw_path: &[u8]) -> bool {
     let raw = raw_path.iter().copied();
     leads_to_admin(raw.clone())
         || (raw_path.contains(&b'%')
             && (leads_to_admin(Decoded(raw.clone())) || leads_to_admin(Decoded(Decoded(raw)))))
-}
-
-/// What a server that resolves the target as a URL reference takes for the path, if the target begins with two slashes
-/// (RFC 3986 §4.2).
-fn behind_authority(raw_path: &[u8]) -> Option<&[u8]> {
-    let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
-    let rest = raw_path.get(2..).filter(|_| raw_path[..2].iter().all(is_slash))?;
-    rest.iter().position(is_slash).map(|at| &rest[at..])
 }
 
 /// A cheap sieve for nearly all traffic: true only where the walk would find nothing.
@@ -173,6 +161,8 @@ impl Segment {
 struct Walk {
     /// Segments entered, without empty, `.` and `..` ones.
     depth: usize,
+    /// Empty and `.` segments before the first of these.
+    leading: usize,
     /// Bit `i`: the first segment of prefix `i` occurred.
     begun: u8,
     /// Bit `i`: it was the very first segment.
@@ -181,7 +171,7 @@ struct Walk {
     scattered: bool,
     /// A whole prefix occurred at the root.
     rooted: bool,
-    /// A `..` occurred, or a backslash after the end of a segment.
+    /// A `..` occurred, a backslash after the end of a segment, or what may be an authority.
     ambiguous: bool,
 }
 
@@ -190,7 +180,12 @@ const _: () = assert!(ADMIN_PREFIXES.len() <= u8::BITS as usize);
 impl Walk {
     fn enter(&mut self, segment: Segment) {
         match segment.as_bytes() {
-            b"" | b"." => return,
+            b"" | b"." => {
+                self.leading += usize::from(self.depth == 0);
+                // Two slashes at the start may introduce an authority (RFC 3986 §4.2).
+                self.ambiguous |= self.leading == 2;
+                return;
+            }
             b".." => {
                 self.ambiguous = true;
                 return;
