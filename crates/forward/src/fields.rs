@@ -3,7 +3,7 @@
 //! Every other field line goes on in its place and as it was spelled.
 
 use std::{
-    io::Write as _,
+    io::{self, Write as _},
     net::{IpAddr, SocketAddr},
 };
 
@@ -190,7 +190,9 @@ fn push_forwarded(forwarded: &Forwarded<'_>, version: Version, out: &mut Outgoin
     let mut lines = [0; FORWARDED_BYTES_MAX];
     let mut rest = &mut lines[..];
     // The array holds the longest address; nothing here can fail.
-    let _ = write!(rest, "X-Forwarded-For: {}\r\nX-Forwarded-Proto: ", forwarded.client.address);
+    let _ = rest.write_all(b"X-Forwarded-For: ");
+    let _ = write_address(&mut rest, forwarded.client.address);
+    let _ = rest.write_all(b"\r\nX-Forwarded-Proto: ");
     let _ = rest.write_all(forwarded.client.scheme);
     let _ = rest.write_all(b"\r\nX-Request-ID: ");
     let _ = rest.write_all(forwarded.request_id);
@@ -203,6 +205,29 @@ fn push_forwarded(forwarded: &Forwarded<'_>, version: Version, out: &mut Outgoin
     out.push_owned(&lines[..FORWARDED_BYTES_MAX - unused]);
 }
 
+/// Writes an address as its `Display` does; for IPv4 at a tenth of that one's cost.
+pub(crate) fn write_address(out: &mut impl io::Write, address: IpAddr) -> io::Result<()> {
+    let IpAddr::V4(address) = address else { return write!(out, "{address}") };
+    let mut text = [0; IPV4_BYTES_MAX];
+    let mut length = 0;
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
+            text[length] = b'.';
+            length += 1;
+        }
+        for (power, least) in [(100, 100), (10, 10), (1, 0)] {
+            if octet >= least {
+                text[length] = b'0' + octet / power % 10;
+                length += 1;
+            }
+        }
+    }
+    out.write_all(&text[..length])
+}
+
+/// `255.255.255.255`.
+const IPV4_BYTES_MAX: usize = 15;
+
 /// The forwarding lines with an IPv6 address of 39 characters take 156 bytes.
 const FORWARDED_BYTES_MAX: usize = 192;
 
@@ -213,8 +238,8 @@ pub(crate) struct Returned<'a> {
     pub(crate) framing: BodyFraming,
     /// The connection ends with this response.
     pub(crate) close: bool,
-    /// Sent when the origin sent no `Date` (RFC 9110 §6.6.1).
-    pub(crate) date: &'a str,
+    /// Sent when the origin sent no `Date` (RFC 9110 §6.6.1); `None`: it did.
+    pub(crate) date: Option<&'a str>,
 }
 
 /// Builds the final response head to send to the client.
@@ -225,9 +250,9 @@ pub(crate) fn response(head: &ResponseHead, returned: &Returned<'_>, out: &mut O
     out.push_owned(b"X-Request-ID: ");
     out.push_owned(returned.request_id);
     out.push_owned(b"\r\n");
-    if head.fields().iter().all(|line| line.known != KnownField::Date) {
+    if let Some(date) = returned.date {
         out.push_owned(b"Date: ");
-        out.push_owned(returned.date.as_bytes());
+        out.push_owned(date.as_bytes());
         out.push_owned(b"\r\n");
     }
     if upgraded {

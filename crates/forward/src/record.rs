@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{date::Calendar, limits::KIB, request_id::RequestId};
+use crate::{date::Calendar, fields, limits::KIB, request_id::RequestId};
 
 /// How a line is spelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,19 +150,26 @@ const BATCHES_MAX: usize = 256;
 
 fn write_text(out: &mut Vec<u8>, calendar: &Calendar, record: &Record<'_>) {
     calendar.write_log_time(out);
-    let _ = write!(out, " peer={} listener={} method=", record.peer, record.listener);
+    out.extend_from_slice(b" peer=");
+    write_socket_address(out, record.peer);
+    out.extend_from_slice(b" listener=");
+    write_socket_address(out, record.listener);
+    out.extend_from_slice(b" method=");
     write_token(out, record.method);
     out.extend_from_slice(b" target=\"");
     write_escaped(out, record.target);
     out.extend_from_slice(b"\" status=");
     match record.status {
-        Some(status) => drop(write!(out, "{status}")),
+        Some(status) => write_number(out, status),
         None => out.push(b'-'),
     }
-    let _ = write!(out, " in={} out={}", record.bytes_in, record.bytes_out);
+    out.extend_from_slice(b" in=");
+    write_number(out, record.bytes_in);
+    out.extend_from_slice(b" out=");
+    write_number(out, record.bytes_out);
     match record.upstream {
         Some((name, answered)) => {
-            let _ = write!(out, " upstream={name} upstream_ms=");
+            write_all(out, [" upstream=", name, " upstream_ms="]);
             write_milliseconds(out, answered, "-");
         }
         None => out.extend_from_slice(b" upstream=- upstream_ms=-"),
@@ -171,22 +178,30 @@ fn write_text(out: &mut Vec<u8>, calendar: &Calendar, record: &Record<'_>) {
     write_milliseconds(out, Some(record.total), "-");
     out.extend_from_slice(b" id=");
     out.extend_from_slice(record.request_id);
-    let _ = writeln!(out, " tls={} close={}", record.tls.unwrap_or("-"), record.close.unwrap_or("-"));
+    write_all(out, [" tls=", record.tls.unwrap_or("-"), " close=", record.close.unwrap_or("-"), "\n"]);
 }
 
 fn write_json(out: &mut Vec<u8>, calendar: &Calendar, record: &Record<'_>) {
     out.extend_from_slice(b"{\"time\":\"");
     calendar.write_log_time(out);
-    let _ = write!(out, "\",\"peer\":\"{}\",\"listener\":\"{}\",\"method\":\"", record.peer, record.listener);
+    out.extend_from_slice(b"\",\"peer\":\"");
+    write_socket_address(out, record.peer);
+    out.extend_from_slice(b"\",\"listener\":\"");
+    write_socket_address(out, record.listener);
+    out.extend_from_slice(b"\",\"method\":\"");
     write_escaped(out, record.method);
     out.extend_from_slice(b"\",\"target\":\"");
     write_escaped(out, record.target);
     out.extend_from_slice(b"\",\"status\":");
     match record.status {
-        Some(status) => drop(write!(out, "{status}")),
+        Some(status) => write_number(out, status),
         None => out.extend_from_slice(b"null"),
     }
-    let _ = write!(out, ",\"in\":{},\"out\":{},\"upstream\":", record.bytes_in, record.bytes_out);
+    out.extend_from_slice(b",\"in\":");
+    write_number(out, record.bytes_in);
+    out.extend_from_slice(b",\"out\":");
+    write_number(out, record.bytes_out);
+    out.extend_from_slice(b",\"upstream\":");
     let (name, answered) = record.upstream.unzip();
     write_json_text(out, name);
     out.extend_from_slice(b",\"upstream_ms\":");
@@ -213,6 +228,25 @@ fn write_json_text(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
+fn write_all<const N: usize>(out: &mut Vec<u8>, parts: [&str; N]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+}
+
+fn write_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn write_socket_address(out: &mut Vec<u8>, address: SocketAddr) {
+    match address {
+        SocketAddr::V4(address) => {
+            let _ = fields::write_address(out, (*address.ip()).into());
+            out.push(b':');
+            write_number(out, address.port());
+        }
+        SocketAddr::V6(_) => drop(write!(out, "{address}")),
+    }
+}
+
 fn write_token(out: &mut Vec<u8>, token: &[u8]) {
     if token.is_empty() {
         out.push(b'-');
@@ -225,7 +259,9 @@ fn write_token(out: &mut Vec<u8>, token: &[u8]) {
 fn write_milliseconds(out: &mut Vec<u8>, duration: Option<Duration>, absent: &str) {
     match duration {
         Some(duration) => {
-            drop(write!(out, "{}.{}", duration.as_millis(), duration.subsec_micros() % 1000 / 100))
+            write_number(out, u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+            out.push(b'.');
+            write_number(out, duration.subsec_micros() % 1000 / 100);
         }
         None => out.extend_from_slice(absent.as_bytes()),
     }
@@ -233,6 +269,9 @@ fn write_milliseconds(out: &mut Vec<u8>, duration: Option<Duration>, absent: &st
 
 /// Whatever a client sent, a line stays one line and a JSON text valid: everything but visible ASCII and SP is `\u00XX`.
 fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    if bytes.iter().all(|byte| is_plain(*byte)) {
+        return out.extend_from_slice(bytes);
+    }
     for run in bytes.chunk_by(|left, right| is_plain(*left) == is_plain(*right)) {
         if is_plain(run[0]) {
             out.extend_from_slice(run);

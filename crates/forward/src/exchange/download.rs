@@ -1,6 +1,6 @@
 //! The response's way to the client.
 
-use ringfence_http1::{BodyFraming, HeadError, HeadScan, OutgoingHead, ResponseHead, Version};
+use ringfence_http1::{BodyFraming, HeadError, HeadScan, KnownField, OutgoingHead, ResponseHead, Version};
 
 use super::{Answered, Exchange};
 use crate::{
@@ -198,13 +198,14 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     }
 
     fn rewrite(&self, head: &ResponseHead, outgoing: &mut OutgoingHead, framing: BodyFraming, close: bool) {
-        self.worker.calendar.http_date(|date| {
-            fields::response(
-                head,
-                &Returned { request_id: &self.request_id, framing, close, date },
-                outgoing,
-            );
-        });
+        let returned = Returned { request_id: &self.request_id, framing, close, date: None };
+        if head.fields().iter().any(|line| line.known == KnownField::Date) {
+            return fields::response(head, &returned, outgoing);
+        }
+        let dated = |date: &str| {
+            fields::response(head, &Returned { date: Some(date), ..returned }, outgoing);
+        };
+        self.worker.calendar.http_date(dated);
     }
 
     /// Why the client's connection ends with this response, as far as is known when its head is sent.

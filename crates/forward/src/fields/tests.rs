@@ -36,7 +36,9 @@ fn returned(head: &str, framing: BodyFraming, close: bool) -> String {
     let mut response_head = ResponseHead::with_capacity(8);
     response_head.parse(head.as_bytes(), Method::Get, &HeadLimits::default()).unwrap();
     let mut out = OutgoingHead::with_capacity(1, 1);
-    response(&response_head, &Returned { request_id: ID, framing, close, date: "NOW" }, &mut out);
+    let is_dated = response_head.fields().iter().any(|line| line.known == KnownField::Date);
+    let date = Some("NOW").filter(|_| !is_dated);
+    response(&response_head, &Returned { request_id: ID, framing, close, date }, &mut out);
     text(&out, head)
 }
 
@@ -170,6 +172,17 @@ fn the_scheme_of_a_trusted_proxy_counts_if_it_is_one() {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n");
         let found = client(peer.parse().unwrap(), b"http", &trusted, &parsed(&head), head.as_bytes());
         assert_eq!(found.scheme, expected.as_bytes(), "{peer} {line:?}");
+    }
+}
+
+#[test]
+fn addresses_are_written_as_the_standard_library_writes_them() {
+    let octets = [0, 1, 9, 10, 11, 99, 100, 101, 199, 200, 255];
+    let addresses = octets.iter().flat_map(|a| octets.map(|b| IpAddr::from([*a, b, 255 - b, *a])));
+    for address in addresses.chain(["2001:db8::7".parse().unwrap(), "::ffff:192.0.2.1".parse().unwrap()]) {
+        let mut text = Vec::new();
+        write_address(&mut text, address).unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), address.to_string());
     }
 }
 

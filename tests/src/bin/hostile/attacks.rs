@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use socket2::{Domain, Socket, Type};
 
-use crate::swarm::{Leaving, Reading, SMALL_WINDOW_BYTES, Script, Sources, source};
+use crate::swarm::{Leaving, Prepared, Reading, SMALL_WINDOW_BYTES, Script, Sources, give_way, source};
 
 /// One kind of attack.
 pub(crate) struct Attack {
@@ -45,20 +46,31 @@ pub(crate) enum Front {
 pub(crate) struct Bounds {
     /// Resident memory of the proxy, in KiB.
     pub(crate) resident_kib: u64,
-    /// Memory of the kernel's TCP, all four ends of an exchange on loopback, in KiB.
+    /// Memory of the proxy's own TCP sockets, towards the client and towards the origin, in KiB.
     pub(crate) tcp_kib: u64,
     /// The longest life of an attacking connection.
     pub(crate) life: Option<Duration>,
-    /// Most connections that may be held; a share of those that the attack wants, in percent.
-    pub(crate) held_percent: u64,
+    /// Connections that have to be held for the attack to be one; a share of those that it wants, in percent.
+    pub(crate) held_percent_min: u64,
+    /// Most descriptors that the proxy may use, for all connections together.
+    pub(crate) descriptors_max: usize,
     /// Status codes that answers may have.
     pub(crate) statuses: &'static [&'static str],
+    /// What a new connection's handshake may have to wait for besides, for each attacking connection in the same queue.
+    pub(crate) queues: Duration,
 }
 
 impl Bounds {
     /// For an attack whose connections hold a head or nothing.
-    const SMALL: Bounds =
-        Bounds { resident_kib: 16, tcp_kib: 64, life: None, held_percent: 100, statuses: &[] };
+    const SMALL: Bounds = Bounds {
+        resident_kib: 16,
+        tcp_kib: 8,
+        life: None,
+        held_percent_min: 90,
+        descriptors_max: usize::MAX,
+        statuses: &[],
+        queues: Duration::ZERO,
+    };
 }
 
 impl Script {
@@ -71,7 +83,14 @@ impl Script {
             leaving: Leaving::Never,
             sources: Sources::Many,
             openings_per_second: 2000,
+            connections_max: usize::MAX,
         }
+    }
+
+    /// However many are asked for.
+    fn at_most(mut self, connections: usize) -> Script {
+        self.connections_max = connections;
+        self
     }
 
     fn refrain(mut self, bytes: impl Into<Vec<u8>>, every: Option<Duration>) -> Script {
@@ -99,8 +118,8 @@ pub(crate) fn all() -> Vec<Attack> {
 fn slow() -> Vec<Attack> {
     let head = format!("GET /_matrix/x HTTP/1.1\r\nHost: {HOST}\r\nX-Slow: ");
     let body = format!("POST /_matrix/x HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9999999\r\n\r\n");
-    let life = Some(HEADER_READ + SLACK);
-    let dribbled = Some(DRIBBLER_LIFE);
+    let life = Some(HEADER_READ + LINGER + SLACK);
+    let dribbled = Some(DOWNSTREAM_SILENCE + LINGER + SLACK);
     vec![
         Attack {
             name: "heads",
@@ -135,7 +154,7 @@ fn slow() -> Vec<Attack> {
             what: "a download of 10 GB, read a byte each half second",
             script: large().reading(Reading::Dribble).refrain("x", Some(500 * MS)),
             front: Front::Plain,
-            bounds: Bounds { life: dribbled, ..UNREAD },
+            bounds: UNREAD,
         },
     ]
 }
@@ -149,22 +168,33 @@ fn unread() -> Vec<Attack> {
             what: "a download of 10 GB, never read",
             script: large().reading(Reading::Nothing),
             front: Front::Plain,
-            bounds: Bounds { life: Some(UPSTREAM_SILENCE + SLACK), ..UNREAD },
+            bounds: UNREAD,
         },
         Attack {
             name: "never-read-tls",
             what: "the same over TLS",
             script: Script::opening("").reading(Reading::Nothing),
             front: Front::TlsEstablished,
-            // The handshakes before take their time too.
-            bounds: Bounds { life: None, resident_kib: 96, ..UNREAD },
+            // Sessions, and a record being written.
+            bounds: Bounds { resident_kib: 80, held_percent_min: 50, ..UNREAD },
         },
         Attack {
             name: "pipelined-unread",
             what: "pipelined requests without end, answers never read",
             script: Script::opening("").refrain(pipelined, None).reading(Reading::Nothing),
             front: Front::Plain,
-            bounds: Bounds { life: Some(UPSTREAM_SILENCE + SLACK), resident_kib: 80, ..UNREAD },
+            // Who is served is alive: a crowd fills its send buffers in turn, which outlasts the attack.
+            bounds: Bounds { life: None, ..UNREAD },
+        },
+        Attack {
+            name: "pipelined-unread-few",
+            what: "the same with so few that their send buffers are soon full",
+            script: Script::opening("")
+                .refrain(get("/_matrix/x").repeat(64), None)
+                .reading(Reading::Nothing)
+                .at_most(50),
+            front: Front::Plain,
+            bounds: UNREAD,
         },
     ]
 }
@@ -172,7 +202,7 @@ fn unread() -> Vec<Attack> {
 /// Those at the door.
 fn handshakes() -> Vec<Attack> {
     let hello = client_hello();
-    let life = Some(TLS_HANDSHAKE + SLACK);
+    let life = Some(TLS_HANDSHAKE + LINGER + SLACK);
     vec![
         Attack {
             name: "handshakes",
@@ -196,14 +226,19 @@ fn handshakes() -> Vec<Attack> {
                 ..Script::opening(hello).leaving(Leaving::AtFirstBytes)
             },
             front: Front::Tls,
-            bounds: Bounds { statuses: &["handshake"], ..Bounds::SMALL },
+            bounds: Bounds {
+                statuses: &["handshake"],
+                held_percent_min: 0,
+                queues: HANDSHAKE,
+                ..Bounds::SMALL
+            },
         },
         Attack {
             name: "churn",
             what: "up to 5 000 connections a second, reset at once",
             script: Script { openings_per_second: 5000, ..Script::opening("G").leaving(Leaving::AtOnce) },
             front: Front::Plain,
-            bounds: Bounds::SMALL,
+            bounds: Bounds { held_percent_min: 0, ..Bounds::SMALL },
         },
         Attack {
             name: "one-address",
@@ -213,21 +248,21 @@ fn handshakes() -> Vec<Attack> {
                 ..Script::opening("GET /_matrix/x HTTP/1.1\r\nX-Slow: ")
             },
             front: Front::Plain,
-            bounds: Bounds { life, statuses: &["408", "429"], ..Bounds::SMALL },
+            bounds: Bounds { life, statuses: &["408", "429"], ..ONE_ADDRESS },
         },
         Attack {
             name: "one-address-tls",
             what: "the same at the TLS port",
             script: Script { sources: Sources::One, ..Script::opening("\x16") },
             front: Front::Tls,
-            bounds: Bounds { life, statuses: &["alert"], ..Bounds::SMALL },
+            bounds: Bounds { life, statuses: &["alert"], ..ONE_ADDRESS },
         },
     ]
 }
 
 /// Those that keep the processor busy.
 fn floods() -> Vec<Attack> {
-    let bounds = Bounds { resident_kib: 64, tcp_kib: 1024, ..Bounds::SMALL };
+    let bounds = Bounds { resident_kib: 64, tcp_kib: 512, held_percent_min: 0, ..Bounds::SMALL };
     vec![
         Attack {
             name: "pipelined",
@@ -281,7 +316,7 @@ fn upstream() -> Vec<Attack> {
         what: "an origin that sends 1xx without end, asked again and again",
         script: Script::opening(get("/_matrix/interim")).refrain(get("/_matrix/interim"), Some(SECOND)),
         front: Front::Plain,
-        bounds: Bounds { resident_kib: 64, tcp_kib: 1024, statuses: &["103"], ..Bounds::SMALL },
+        bounds: Bounds { resident_kib: 64, tcp_kib: 512, statuses: &["103"], ..Bounds::SMALL },
     }]
 }
 
@@ -311,17 +346,19 @@ fn session() -> ClientConnection {
     ClientConnection::new(Arc::new(config), name).expect("a session")
 }
 
-/// Connections over TLS on which a large download is asked for; what is sent back stays unread.
-pub(crate) fn established(to: SocketAddr, count: usize) -> Vec<TcpStream> {
-    let threads: Vec<_> = (0..HANDSHAKE_THREADS)
-        .map(|thread| {
-            thread::spawn(move || {
-                let own = (0..count).filter(|index| index % HANDSHAKE_THREADS == thread);
-                own.filter_map(|index| establish(to, index).ok()).collect::<Vec<_>>()
-            })
-        })
-        .collect();
-    threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+/// Connections over TLS on which a large download is asked for; what is sent back stays unread. They are made until the
+/// receiver is dropped.
+pub(crate) fn established(to: SocketAddr, count: usize) -> Prepared {
+    let (sender, receiver) = mpsc::sync_channel(HANDSHAKE_THREADS);
+    for thread in 0..HANDSHAKE_THREADS {
+        let sender = sender.clone();
+        thread::spawn(move || {
+            give_way();
+            let mut indices = (thread..).step_by(HANDSHAKE_THREADS);
+            while sender.send(establish(to, indices.next().unwrap_or(thread) % count)).is_ok() {}
+        });
+    }
+    receiver
 }
 
 fn establish(to: SocketAddr, index: usize) -> std::io::Result<TcpStream> {
@@ -343,22 +380,32 @@ fn establish(to: SocketAddr, index: usize) -> std::io::Result<TcpStream> {
 
 /// `[timeouts]` of the proxy under attack: shorter than the defaults, so that their working is seen in seconds.
 pub(crate) const TIMEOUTS: &str = "tls_handshake = \"4s\"\nheader_read = \"4s\"\ndownstream_silence = \"4s\"\n\
-     upstream_silence = \"5s\"\nlinger = \"2s\"\nkeep_alive_idle = \"10s\"";
+     upstream_silence = \"5s\"\nlinger = \"2s\"\nkeep_alive_idle = \"10s\"\nupstream_idle = \"5s\"";
 
 const TLS_HANDSHAKE: Duration = Duration::from_secs(4);
 const HEADER_READ: Duration = Duration::from_secs(4);
-const UPSTREAM_SILENCE: Duration = Duration::from_secs(5);
+const DOWNSTREAM_SILENCE: Duration = Duration::from_secs(4);
+const LINGER: Duration = Duration::from_secs(2);
 
-/// How long a dribbler of two bytes a second may live: twice the silence that ends a connection without any.
-const DRIBBLER_LIFE: Duration = Duration::from_secs(8);
+/// What may pass between a deadline and its being seen here, and before the time runs: buffers fill first.
+const SLACK: Duration = Duration::from_secs(1);
 
-/// What may pass between a deadline and its being seen here, lingering included.
-const SLACK: Duration = Duration::from_secs(3);
+/// For connections whose answer waits for them. In the proxy one buffer of a body on its way, 16 KiB, and its task. In the
+/// kernel what `TCP_NOTSENT_LOWAT` lets queue towards the client, 128 KiB, and the write that goes beyond it, 16 KiB;
+/// towards the origin a receive buffer, 2 · 128 KiB. All of it once more by a tenth for the kernel's own structures.
+const UNREAD: Bounds = Bounds {
+    resident_kib: 40,
+    tcp_kib: (128 + 16 + 256) * 11 / 10,
+    life: Some(Duration::from_secs(DOWNSTREAM_SILENCE.as_secs() + SLACK.as_secs())),
+    statuses: &["200", "other"],
+    ..Bounds::SMALL
+};
 
-/// For connections whose answer waits for them: a small buffer of a body on its way in the proxy, and in the kernel what
-/// `TCP_NOTSENT_LOWAT` allows towards the client and the receive buffer towards the origin.
-const UNREAD: Bounds =
-    Bounds { resident_kib: 40, tcp_kib: 512, statuses: &["200", "other"], ..Bounds::SMALL };
+/// With a limit of 256 connections for an address: those, as many that are being told so, and the good clients'.
+const ONE_ADDRESS: Bounds = Bounds { held_percent_min: 0, descriptors_max: 256 + 256 + 64, ..Bounds::SMALL };
 
-/// Handshakes made at a time before an attack.
+/// Processor time of a handshake up to the server's flight, on a slow machine: new connections queue for it.
+const HANDSHAKE: Duration = Duration::from_millis(1);
+
+/// Handshakes made at a time.
 const HANDSHAKE_THREADS: usize = 8;

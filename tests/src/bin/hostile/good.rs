@@ -79,9 +79,11 @@ impl GoodClients {
             KEPT_REST,
             keeping(move || Client::try_connect(origin).ok()),
         );
-        clients.ask(Arc::clone(&clients.fresh), FRESH_REST, move || {
-            tls(proxy).is_some_and(|mut client| asked(&mut client))
-        });
+        for _ in 0..FRESH_CLIENTS {
+            clients.ask(Arc::clone(&clients.fresh), FRESH_REST, move || {
+                tls(proxy).is_some_and(|mut client| asked(&mut client))
+            });
+        }
         clients
     }
 
@@ -176,11 +178,14 @@ pub(crate) fn ms(microseconds: u64) -> String {
     format!("{}.{}", microseconds / 1000, microseconds % 1000 / 100)
 }
 
-/// Connections over which requests are made one after another: several, so that every worker has some.
+/// Connections over which requests are made one after another.
 const KEPT_CONNECTIONS: usize = 4;
+
+/// Clients that connect for each request.
+const FRESH_CLIENTS: usize = 2;
 
 /// Rest between two requests over a kept connection.
 const KEPT_REST: Duration = Duration::from_millis(5);
 
-/// Rest between two new connections.
-const FRESH_REST: Duration = Duration::from_millis(50);
+/// Rest between two new connections: enough of them for a 99th percentile, and no load by themselves.
+const FRESH_REST: Duration = Duration::from_millis(20);

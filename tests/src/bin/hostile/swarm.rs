@@ -1,6 +1,7 @@
 //! Thousands of attacking connections on one thread, each of which follows the same [`Script`].
 //!
-//! A connection that the proxy ends is opened again, so that their number stays what the attack wants.
+//! A connection that the proxy ends is opened again, so that their number stays what the attack wants. The thread gives
+//! way to the good clients and the origin on its core: what they wait for is the proxy and not the attacker.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,8 @@ pub(crate) struct Script {
     pub(crate) sources: Sources,
     /// Connections opened at most each second.
     pub(crate) openings_per_second: usize,
+    /// Connections held at most.
+    pub(crate) connections_max: usize,
 }
 
 /// What becomes of answers.
@@ -87,6 +91,9 @@ pub(crate) struct Outcome {
     pub(crate) received: u64,
 }
 
+/// Connections that are not opened here, as they come.
+pub(crate) type Prepared = Receiver<std::io::Result<TcpStream>>;
+
 /// A running attack.
 pub(crate) struct Swarm {
     stop: Arc<AtomicBool>,
@@ -94,11 +101,14 @@ pub(crate) struct Swarm {
 }
 
 impl Swarm {
-    /// Attacks `to` with `count` connections; `prepared` ones are open already.
-    pub(crate) fn start(script: Script, to: SocketAddr, count: usize, prepared: Vec<TcpStream>) -> Swarm {
+    /// Attacks `to` with `count` connections, opened here or `prepared` elsewhere.
+    pub(crate) fn start(script: Script, to: SocketAddr, count: usize, prepared: Option<Prepared>) -> Swarm {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let attacking = thread::spawn(move || Attack::new(script, to, count, prepared).run(&stopped));
+        let attacking = thread::spawn(move || {
+            give_way();
+            Attack::new(script, to, count, prepared).run(&stopped)
+        });
         Swarm { stop, attacking }
     }
 
@@ -114,8 +124,8 @@ struct Attack {
     to: SocketAddr,
     epoll: rustix::fd::OwnedFd,
     slots: Vec<Option<Connection>>,
-    /// How many of the slots are to be filled again.
-    refilled: bool,
+    /// Where connections come from that are not opened here.
+    prepared: Option<Prepared>,
     open: usize,
     begun: Instant,
     refrained: u64,
@@ -140,25 +150,19 @@ enum Turn {
 }
 
 impl Attack {
-    fn new(script: Script, to: SocketAddr, count: usize, prepared: Vec<TcpStream>) -> Attack {
-        let epoll = epoll::create(CreateFlags::CLOEXEC).expect("an epoll instance");
-        let refilled = prepared.is_empty();
-        let mut attack = Attack {
+    fn new(script: Script, to: SocketAddr, count: usize, prepared: Option<Prepared>) -> Attack {
+        Attack {
             script,
             to,
-            epoll,
+            epoll: epoll::create(CreateFlags::CLOEXEC).expect("an epoll instance"),
             slots: (0..count).map(|_| None).collect(),
-            refilled,
+            prepared,
             open: 0,
             begun: Instant::now(),
             refrained: 0,
             outcome: Outcome::default(),
             scratch: vec![0; 16 * KIB],
-        };
-        for (index, stream) in prepared.into_iter().take(count).enumerate() {
-            attack.adopt(index, stream);
         }
-        attack
     }
 
     fn run(mut self, stop: &AtomicBool) -> Outcome {
@@ -180,7 +184,7 @@ impl Attack {
 
     /// Opens connections where there are none, as many as the rate allows by now.
     fn refill(&mut self) {
-        if !self.refilled || self.open == self.slots.len() {
+        if self.open == self.slots.len() {
             return;
         }
         let allowed = self.begun.elapsed().as_millis() * self.script.openings_per_second as u128 / 1000;
@@ -193,11 +197,20 @@ impl Attack {
             }
             if self.slots[index].is_none() {
                 room -= 1;
-                match open(source(self.script.sources, index), self.to, self.script.reading) {
-                    Ok(stream) => self.adopt(index, stream),
-                    Err(_) => self.outcome.failed += 1,
+                match self.next(index) {
+                    Some(Ok(stream)) => self.adopt(index, stream),
+                    Some(Err(_)) => self.outcome.failed += 1,
+                    None => return,
                 }
             }
+        }
+    }
+
+    /// A connection for this slot, if one is to be had by now.
+    fn next(&self, index: usize) -> Option<std::io::Result<TcpStream>> {
+        match &self.prepared {
+            Some(prepared) => prepared.try_recv().ok(),
+            None => Some(open(source(self.script.sources, index), self.to, self.script.reading)),
         }
     }
 
@@ -337,6 +350,12 @@ impl Connection {
     }
 }
 
+/// Lets the other threads of the load go first.
+pub(crate) fn give_way() {
+    // Failing leaves it as eager as they are.
+    let _ = rustix::process::setpriority_process(None, ATTACKER_NICE);
+}
+
 /// The status code that an answer begins with, or what it is instead.
 fn status(bytes: &[u8]) -> String {
     match bytes {
@@ -375,6 +394,9 @@ fn open(from: IpAddr, to: SocketAddr, reading: Reading) -> std::io::Result<TcpSt
     }
     Ok(socket.into())
 }
+
+/// How nice the attacker is to the good clients and the origin: a tenth of their weight.
+const ATTACKER_NICE: i32 = 10;
 
 /// Connections from one address, where there are many addresses.
 const CONNECTIONS_PER_ADDRESS: usize = 100;
