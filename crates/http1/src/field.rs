@@ -97,20 +97,15 @@ impl KnownField {
     /// What `name` means here, in any case.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
-        let [first, .., last] = name else { return Self::Other };
-        // Names of one length that begin and end alike are rare: nearly every other name is known to be none by these.
-        let ends = [first.to_ascii_lowercase(), last.to_ascii_lowercase()];
-        let is_it = |candidate: &[u8]| {
-            candidate[0] == ends[0]
-                && candidate[candidate.len() - 1] == ends[1]
-                && name.eq_ignore_ascii_case(candidate)
-        };
-        match candidates(name.len()).iter().find(|(candidate, _)| is_it(candidate)) {
-            Some((_, field)) => *field,
-            None if ends[0] == b'x' && begins_with(name, b"x-forwarded-") => Self::XForwarded,
-            None if ends[0] == b'a' && begins_with(name, b"access-control-") => Self::AccessControl,
-            None if name.contains(&b'_') && is_lookalike(name) => Self::Lookalike,
-            None => Self::Other,
+        let words = words(name);
+        if let Some(known) = candidates(name.len()).iter().find(|known| known.words == words) {
+            return known.field;
+        }
+        match words {
+            [FORWARDED_START, rest, ..] if rest & FIRST_4_BYTES == FORWARDED_REST => Self::XForwarded,
+            [CONTROL_START, rest, ..] if rest & FIRST_7_BYTES == CONTROL_REST => Self::AccessControl,
+            _ if name.contains(&b'_') && is_lookalike(name) => Self::Lookalike,
+            _ => Self::Other,
         }
     }
 
@@ -140,82 +135,159 @@ impl KnownField {
 }
 
 /// The known names of this length, at least two bytes and in lower case.
-const fn candidates(len: usize) -> &'static [(&'static [u8], KnownField)] {
+const fn candidates(len: usize) -> &'static [Known] {
     use KnownField as K;
     match len {
-        2 => &[(b"te", K::Te)],
-        3 => &[(b"via", K::Via), (b"age", K::Control)],
-        4 => &[(b"host", K::Host), (b"date", K::Date), (b"vary", K::Control)],
+        2 => const { &[known(b"te", K::Te)] },
+        3 => const { &[known(b"via", K::Via), known(b"age", K::Control)] },
+        4 => const { &[known(b"host", K::Host), known(b"date", K::Date), known(b"vary", K::Control)] },
         // CGI gives its programs a `Proxy` field as HTTP_PROXY, which some of them then use.
-        5 => &[(b"range", K::Control), (b"proxy", K::ProxyConnection)],
-        6 => &[
-            (b"origin", K::Origin),
-            (b"cookie", K::Cookie),
-            (b"server", K::Server),
-            (b"expect", K::Expect),
-            (b"pragma", K::Control),
-        ],
-        7 => &[
-            (b"upgrade", K::Upgrade),
-            (b"trailer", K::Trailer),
-            (b"expires", K::Control),
-            (b"warning", K::Control),
-        ],
-        8 => &[(b"if-match", K::Control), (b"if-range", K::Control), (b"location", K::Control)],
-        9 => &[(b"forwarded", K::Forwarded), (b"x-real-ip", K::XRealIp)],
-        10 => &[
-            (b"connection", K::Connection),
-            (b"user-agent", K::UserAgent),
-            (b"set-cookie", K::SetCookie),
-            (b"keep-alive", K::KeepAlive),
-        ],
-        11 => &[(b"retry-after", K::Control)],
-        12 => &[
-            (b"content-type", K::ContentType),
-            (b"x-request-id", K::XRequestId),
-            (b"max-forwards", K::Control),
-        ],
-        13 => &[
-            (b"authorization", K::Authorization),
-            (b"cache-control", K::Control),
-            (b"content-range", K::ContentRange),
-            (b"if-none-match", K::Control),
-        ],
-        14 => &[(b"content-length", K::ContentLength), (b"http2-settings", K::Http2Settings)],
-        15 => &[(b"x-forwarded-for", K::XForwardedFor)],
-        16 => &[
-            (b"content-encoding", K::ContentEncoding),
-            (b"proxy-connection", K::ProxyConnection),
-            (b"www-authenticate", K::Authentication),
-        ],
-        17 => &[
-            (b"transfer-encoding", K::TransferEncoding),
-            (b"x-forwarded-proto", K::XForwardedProto),
-            (b"if-modified-since", K::Control),
-        ],
-        18 => &[(b"proxy-authenticate", K::Authentication)],
-        19 => &[(b"proxy-authorization", K::Authentication), (b"if-unmodified-since", K::Control)],
-        27 => &[(b"access-control-allow-origin", K::AccessControlAllowOrigin)],
+        5 => const { &[known(b"range", K::Control), known(b"proxy", K::ProxyConnection)] },
+        6 => {
+            const {
+                &[
+                    known(b"origin", K::Origin),
+                    known(b"cookie", K::Cookie),
+                    known(b"server", K::Server),
+                    known(b"expect", K::Expect),
+                    known(b"pragma", K::Control),
+                ]
+            }
+        }
+        7 => {
+            const {
+                &[
+                    known(b"upgrade", K::Upgrade),
+                    known(b"trailer", K::Trailer),
+                    known(b"expires", K::Control),
+                    known(b"warning", K::Control),
+                ]
+            }
+        }
+        8 => {
+            const {
+                &[
+                    known(b"if-match", K::Control),
+                    known(b"if-range", K::Control),
+                    known(b"location", K::Control),
+                ]
+            }
+        }
+        9 => const { &[known(b"forwarded", K::Forwarded), known(b"x-real-ip", K::XRealIp)] },
+        10 => {
+            const {
+                &[
+                    known(b"connection", K::Connection),
+                    known(b"user-agent", K::UserAgent),
+                    known(b"set-cookie", K::SetCookie),
+                    known(b"keep-alive", K::KeepAlive),
+                ]
+            }
+        }
+        11 => const { &[known(b"retry-after", K::Control)] },
+        12 => {
+            const {
+                &[
+                    known(b"content-type", K::ContentType),
+                    known(b"x-request-id", K::XRequestId),
+                    known(b"max-forwards", K::Control),
+                ]
+            }
+        }
+        13 => {
+            const {
+                &[
+                    known(b"authorization", K::Authorization),
+                    known(b"cache-control", K::Control),
+                    known(b"content-range", K::ContentRange),
+                    known(b"if-none-match", K::Control),
+                ]
+            }
+        }
+        14 => {
+            const { &[known(b"content-length", K::ContentLength), known(b"http2-settings", K::Http2Settings)] }
+        }
+        15 => const { &[known(b"x-forwarded-for", K::XForwardedFor)] },
+        16 => {
+            const {
+                &[
+                    known(b"content-encoding", K::ContentEncoding),
+                    known(b"proxy-connection", K::ProxyConnection),
+                    known(b"www-authenticate", K::Authentication),
+                ]
+            }
+        }
+        17 => {
+            const {
+                &[
+                    known(b"transfer-encoding", K::TransferEncoding),
+                    known(b"x-forwarded-proto", K::XForwardedProto),
+                    known(b"if-modified-since", K::Control),
+                ]
+            }
+        }
+        18 => const { &[known(b"proxy-authenticate", K::Authentication)] },
+        19 => {
+            const { &[known(b"proxy-authorization", K::Authentication), known(b"if-unmodified-since", K::Control)] }
+        }
+        27 => const { &[known(b"access-control-allow-origin", K::AccessControlAllowOrigin)] },
         _ => &[],
     }
 }
 
-fn is_lookalike(name: &[u8]) -> bool {
-    let mut hyphenated = [0; LOOKALIKE_BYTES_MAX];
-    let Some(hyphenated) = hyphenated.get_mut(..name.len().min(LOOKALIKE_BYTES_MAX)) else { return false };
-    for (to, from) in hyphenated.iter_mut().zip(name) {
-        *to = if *from == b'_' { b'-' } else { *from };
-    }
-    begins_with(hyphenated, b"x-forwarded-")
-        || begins_with(hyphenated, b"access-control-")
-        || (hyphenated.len() == name.len() && KnownField::of(hyphenated) != KnownField::Other)
+/// A name with what it means.
+struct Known {
+    words: [u64; 4],
+    field: KnownField,
 }
 
-/// Longer than every known name, in bytes.
-const LOOKALIKE_BYTES_MAX: usize = 32;
+const fn known(name: &[u8], field: KnownField) -> Known {
+    Known { words: words(name), field }
+}
 
-fn begins_with(name: &[u8], prefix: &[u8]) -> bool {
-    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+/// The first 32 bytes of a name in lower case, zeros behind them. No known name is longer.
+const fn words(name: &[u8]) -> [u64; 4] {
+    let mut bytes = [[0; 8]; 4];
+    let (start, _) =
+        name.split_at(if name.len() < KNOWN_NAME_BYTES_MAX { name.len() } else { KNOWN_NAME_BYTES_MAX });
+    bytes.as_flattened_mut().split_at_mut(start.len()).0.copy_from_slice(start);
+    let [a, b, c, d] = bytes;
+    [lower(a), lower(b), lower(c), lower(d)]
+}
+
+/// Eight bytes at once; like [`u8::to_ascii_lowercase`], it changes `A` to `Z` and nothing else.
+const fn lower(bytes: [u8; 8]) -> u64 {
+    let word = u64::from_le_bytes(bytes);
+    let low_bits = word & (ONES * 0x7f);
+    // The high bit of each byte tells: beyond Z, from A on, not ASCII.
+    let beyond_z = low_bits + ONES * (0x7f - b'Z' as u64);
+    let from_a = low_bits + ONES * (0x80 - b'A' as u64);
+    let is_upper = (from_a ^ beyond_z) & !word & (ONES * 0x80);
+    word | is_upper >> 2
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+const FORWARDED_START: u64 = words(b"x-forwarded-")[0];
+const FORWARDED_REST: u64 = words(b"x-forwarded-")[1];
+const CONTROL_START: u64 = words(b"access-control-")[0];
+const CONTROL_REST: u64 = words(b"access-control-")[1];
+const FIRST_4_BYTES: u64 = 0xffff_ffff;
+const FIRST_7_BYTES: u64 = 0x00ff_ffff_ffff_ffff;
+
+fn is_lookalike(name: &[u8]) -> bool {
+    let mut hyphenated = [0; KNOWN_NAME_BYTES_MAX];
+    // Behind the end of a longer name, only families can be told, and those are told by their beginning.
+    let mut length = 0;
+    for (to, from) in hyphenated.iter_mut().zip(name) {
+        *to = if *from == b'_' { b'-' } else { *from };
+        length += 1;
+    }
+    match KnownField::of(&hyphenated[..length]) {
+        KnownField::Other => false,
+        KnownField::XForwarded | KnownField::AccessControl => true,
+        _ => length == name.len(),
+    }
 }
 
 /// Whether `bytes` are a token (RFC 9110 §5.6.2).
@@ -271,10 +343,26 @@ mod tests {
     #[test]
     fn every_candidate_stands_at_its_length_in_lower_case() {
         for len in 0..=64 {
-            for (name, _) in candidates(len) {
-                assert_eq!(name.len(), len);
-                assert!(name.len() <= KNOWN_NAME_BYTES_MAX);
-                assert_eq!(name.to_ascii_lowercase(), *name);
+            for known in candidates(len) {
+                let bytes = known.words.map(u64::to_le_bytes).concat();
+                let (name, rest) = bytes.split_at(len);
+                assert!(is_token(name) && rest.iter().all(|byte| *byte == 0), "{}", name.escape_ascii());
+                assert_eq!(name.to_ascii_lowercase(), name);
+            }
+        }
+    }
+
+    #[test]
+    fn eight_bytes_are_lowered_as_each_of_them() {
+        for byte in 0..=u8::MAX {
+            for others in [0, b'A', b'Z', b'[', 0x80, 0xff] {
+                let mut bytes = [others; 8];
+                bytes[3] = byte;
+                assert_eq!(
+                    lower(bytes).to_le_bytes(),
+                    bytes.map(|byte| byte.to_ascii_lowercase()),
+                    "{byte} {others}"
+                );
             }
         }
     }

@@ -118,8 +118,8 @@ pub(crate) fn all() -> Vec<Attack> {
 fn slow() -> Vec<Attack> {
     let head = format!("GET /_matrix/x HTTP/1.1\r\nHost: {HOST}\r\nX-Slow: ");
     let body = format!("POST /_matrix/x HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9999999\r\n\r\n");
-    let life = Some(HEADER_READ + LINGER + SLACK);
-    let dribbled = Some(DOWNSTREAM_SILENCE + LINGER + SLACK);
+    let life = Some(HEADER_READ + SLACK);
+    let dribbled = Some(DOWNSTREAM_SILENCE + SLACK);
     vec![
         Attack {
             name: "heads",
@@ -202,7 +202,7 @@ fn unread() -> Vec<Attack> {
 /// Those at the door.
 fn handshakes() -> Vec<Attack> {
     let hello = client_hello();
-    let life = Some(TLS_HANDSHAKE + LINGER + SLACK);
+    let life = Some(TLS_HANDSHAKE + SLACK);
     vec![
         Attack {
             name: "handshakes",
@@ -385,7 +385,6 @@ pub(crate) const TIMEOUTS: &str = "tls_handshake = \"4s\"\nheader_read = \"4s\"\
 const TLS_HANDSHAKE: Duration = Duration::from_secs(4);
 const HEADER_READ: Duration = Duration::from_secs(4);
 const DOWNSTREAM_SILENCE: Duration = Duration::from_secs(4);
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What may pass between a deadline and its being seen here, and before the time runs: buffers fill first.
 const SLACK: Duration = Duration::from_secs(1);
