@@ -1,6 +1,6 @@
 //! From a request to the rule that decides what happens to it. Pure.
 
-use ringfence_http1::{Authority, Method, RequestHead, TargetForm};
+use ringfence_http1::{Method, RequestHead, TargetForm};
 
 use crate::{
     fields::Client,
@@ -83,9 +83,12 @@ fn site<'s>(snapshot: &'s Snapshot, authority: Option<&[u8]>) -> Result<&'s Site
     }
 }
 
-/// `host` of `host[:port]`; the brackets of an IPv6 address stay.
+/// `host` of a well-formed `host[:port]`; the brackets of an IPv6 address stay.
 pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
-    Authority::split(authority).map_or(authority, |authority| authority.host)
+    match authority.iter().rposition(|byte| matches!(byte, b':' | b']')) {
+        Some(at) if authority[at] == b':' => &authority[..at],
+        _ => authority,
+    }
 }
 
 /// The longest host name of DNS, in bytes, and room for a trailing dot.
@@ -93,7 +96,19 @@ const HOST_BYTES_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use ringfence_http1::Authority;
+
     use crate::snapshot::PathMatch;
+
+    #[test]
+    fn a_port_is_taken_off_as_the_parser_would_do_it() {
+        for authority in
+            ["example.com", "example.com:443", "[::1]", "[::1]:8448", "192.0.2.1:80", ""]
+        {
+            let host = Authority::split(authority.as_bytes()).map_or(&b""[..], |authority| authority.host);
+            assert_eq!(super::without_port(authority.as_bytes()), host, "{authority}");
+        }
+    }
 
     #[test]
     fn a_prefix_ends_at_a_segment() {
