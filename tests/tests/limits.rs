@@ -261,6 +261,25 @@ fn a_body_that_falls_silent_is_refused_and_aborted_upstream() {
 }
 
 #[test]
+fn a_client_is_not_silent_while_it_waits_for_100_and_is_afterwards() {
+    let origin = Origin::each(|peer| {
+        if peer.request_head().is_some_and(|head| head.target().ends_with("/invited")) {
+            peer.send("HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        peer.end();
+    });
+    let timeouts = "downstream_silence = \"400ms\"\nupstream_first_byte = \"1500ms\"";
+    let proxy = Proxy::to(&origin).timeouts(timeouts).start();
+    for (target, status) in [("/_matrix/never", 504), ("/_matrix/invited", 408)] {
+        let mut client = proxy.client();
+        client.send(format!(
+            "PUT {target} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        ));
+        assert_eq!(client.response().status(), status, "{target}");
+    }
+}
+
+#[test]
 fn a_slow_but_steady_upload_passes() {
     let origin = Origin::serving(|request| message::ok(&request.body));
     let proxy = Proxy::to(&origin).timeouts("downstream_silence = \"500ms\"").start();

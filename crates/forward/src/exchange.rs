@@ -108,6 +108,8 @@ struct Progress {
     streamed: Cell<bool>,
     /// When request bytes last went upstream.
     uploaded_at: Cell<Option<Instant>>,
+    /// The client was sent an interim response: it waits no longer for 100 (Continue).
+    invited: Cell<bool>,
     /// A final response head is on its way to the client.
     response_started: Cell<bool>,
     /// All of the request is with the origin's kernel.

@@ -1,5 +1,7 @@
 //! The response's way to the client.
 
+use std::{future::poll_fn, task::Poll};
+
 use ringfence_http1::{BodyFraming, HeadError, HeadScan, KnownField, OutgoingHead, ResponseHead, Version};
 
 use super::{Answered, Exchange};
@@ -56,6 +58,13 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
                 self.progress.response_started.set(true);
                 self.send_head(outgoing, &part).await?;
                 self.progress.response_started.set(false);
+                self.progress.invited.set(true);
+                // The upload, a part of this task, has to hear of it.
+                poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    Poll::Ready(())
+                })
+                .await;
             }
             part.start += head.head_len();
             // No buffer is held while nothing is in it: after 102 (Processing) minutes may pass.

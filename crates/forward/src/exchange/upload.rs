@@ -1,6 +1,9 @@
 //! The request's way to the origin, and the watch over the client that made it.
 
-use std::future::pending;
+use std::{
+    future::{pending, poll_fn},
+    task::{Context, Poll},
+};
 
 use ringfence_http1::BodyFraming;
 
@@ -56,6 +59,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         };
         let first = Piece::take(&mut body, behind, coding)?;
         let request_length = first.taken.ended.then_some(head_len + first.taken.consumed);
+        let waits_for_continue = self.head.expects_continue() && behind.is_empty();
         // What has been read whole stays so, whatever the origin does with it.
         progress.request_length.set(request_length);
         progress.bytes_in.set(first.taken.content);
@@ -75,6 +79,9 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
                 progress.bytes_in.set(progress.bytes_in.get() + content);
                 progress.uploaded_at.set(Some(worker.env.recently()));
             };
+            if waits_for_continue {
+                self.await_invitation().await;
+            }
             let (env, buffers) = (&worker.env, &worker.buffers);
             let leftover =
                 relay(env, buffers, self.client, origin, &mut body, coding, terms, on_content).await?;
@@ -85,6 +92,16 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         progress.uploaded_at.set(Some(worker.env.recently()));
         progress.request_sent.set(true);
         Ok(())
+    }
+
+    /// Waits for the origin to ask for the content, or for the client to send it unasked. The client is not slow while it
+    /// waits for 100 (Continue), the origin is, and that has its own deadline (RFC 9110 §10.1.1).
+    async fn await_invitation(&self) {
+        let invited = |cx: &mut Context<'_>| match self.progress.invited.get() {
+            true => Poll::Ready(()),
+            false => self.client.poll_readable(cx),
+        };
+        poll_fn(invited).await;
     }
 
     /// Waits until the client closes or resets its connection. What it sends meanwhile is its next request, kept for

@@ -87,7 +87,8 @@ impl Origin {
     /// Between two requests an origin may leave, also at the very moment when the next one comes.
     async fn rest_between(&mut self) -> Option<()> {
         let is_first = self.record.replies.borrow().is_empty();
-        if self.world.calm || is_first || !self.world.rng.once_in(5) {
+        // What it has read already it answers.
+        if self.world.calm || is_first || !self.inbox.is_empty() || !self.world.rng.once_in(5) {
             return Some(());
         }
         if self.world.rng.once_in(2) {
