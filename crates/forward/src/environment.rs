@@ -129,7 +129,7 @@ impl Ring {
             }
         }));
         let turnstile = match driver {
-            Driver::Uring => Some(always_readable()?),
+            Driver::Uring => Some(Turnstile::new()?),
             Driver::Epoll => None,
         };
         let turns = Rc::new(Turns::default());
@@ -191,14 +191,13 @@ impl Environment for Ring {
 /// Lets those on who wait for a turn, once a turn of the loop.
 ///
 /// A task that only woke itself would not do: while any task is ready, monoio 0.2.4 asks the kernel for no completions
-/// and turns no timers. This waits for something that comes at once, so that the loop goes round: `turnstile`, a socket
-/// that is always readable, or, on epoll, a millisecond.
-async fn usher(turns: Rc<Turns>, turnstile: Option<TcpStream>) {
+/// and turns no timers. This waits for something that comes soon, so that the loop goes round: the [`Turnstile`], or, on
+/// epoll, a millisecond.
+async fn usher(turns: Rc<Turns>, turnstile: Option<Turnstile>) {
     loop {
         turns.somebody().await;
         match &turnstile {
-            // An error would end the wait as well.
-            Some(turnstile) => drop(turnstile.readable(false).await),
+            Some(turnstile) => turnstile.pass().await,
             None => monoio::time::sleep(Duration::from_millis(1)).await,
         }
         turns.admit();
@@ -240,11 +239,39 @@ fn coarse_clock() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from).unwrap_or_default()
 }
 
-fn always_readable() -> io::Result<TcpStream> {
-    let (mut far, near) = UnixStream::pair()?;
-    far.write_all(b"!")?;
-    // What is written stays readable after its writer is gone.
-    TcpStream::from_std(OwnedFd::from(near).into())
+/// Lets pass who has waited for everything that was ready before.
+///
+/// A ring with deferred task work tells of completions in their order and, since Linux 6.13, some twenty at a time: a wait
+/// that is over at once would overtake them, turn for turn, and while the loop has tasks monoio does not even ask. So the
+/// wait is for a byte that is sent when the kernel knows of the wait: its completion queues behind the others.
+struct Turnstile {
+    /// Always readable: waiting for it takes one submission.
+    open: TcpStream,
+    bar: Socket,
+    /// What is written here is read at the bar.
+    push: UnixStream,
+}
+
+impl Turnstile {
+    fn new() -> io::Result<Turnstile> {
+        let (mut far, open) = UnixStream::pair()?;
+        far.write_all(b"!")?;
+        let (push, bar) = UnixStream::pair()?;
+        bar.set_nonblocking(true)?;
+        // What is written stays readable after its writer is gone.
+        let open = TcpStream::from_std(OwnedFd::from(open).into())?;
+        Ok(Turnstile { open, bar: Socket::new(bar.into())?, push })
+    }
+
+    async fn pass(&self) {
+        let waits = poll_fn(|cx| Poll::Ready(self.bar.poll_readable(cx).is_pending())).await;
+        debug_assert!(waits, "the bar is down");
+        // An error would end a wait as well.
+        let _ = self.open.readable(false).await;
+        let _ = (&self.push).write(b"!");
+        // Room for one more than there is, so that the bar is known to be empty.
+        let _ = self.bar.read(&mut [0; 2]).await;
+    }
 }
 
 #[cfg(test)]
