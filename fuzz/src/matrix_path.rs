@@ -49,7 +49,18 @@ fn readings(path: &[u8]) -> BTreeSet<Vec<u8>> {
     let mut readings = BTreeSet::from([path.to_ascii_lowercase()]);
     let mut fresh: Vec<_> = readings.iter().cloned().collect();
     while let Some(reading) = fresh.pop() {
-        for step in STEPS {
+        // What servers do to a path besides decoding it.
+        for step in [
+            drop_blanks,
+            drop_nul,
+            end_at_nul,
+            turn_backslashes,
+            end_at_query,
+            cut_parameters,
+            merge_slashes,
+            resolve_dots,
+            leave_authority,
+        ] {
             let changed = step(&reading);
             if readings.insert(changed.clone()) {
                 fresh.push(changed);
@@ -58,19 +69,6 @@ fn readings(path: &[u8]) -> BTreeSet<Vec<u8>> {
     }
     readings
 }
-
-/// What servers do to a path besides decoding it.
-const STEPS: [fn(&[u8]) -> Vec<u8>; 9] = [
-    drop_blanks,
-    drop_nul,
-    end_at_nul,
-    turn_backslashes,
-    end_at_query,
-    cut_parameters,
-    merge_slashes,
-    resolve_dots,
-    leave_authority,
-];
 
 fn drop_blanks(path: &[u8]) -> Vec<u8> {
     path.iter().copied().filter(|byte| *byte == 0 || !(*byte <= b' ' || *byte == 0x7f)).collect()

@@ -375,6 +375,28 @@ fn a_client_that_never_reads_is_cut_at_downstream_silence() {
     );
 }
 
+/// What is left of an answer when its connection is closed is the kernel's, and that forgets it too.
+#[test]
+fn an_answer_that_nobody_reads_is_not_kept_by_the_kernel() {
+    let origin = Origin::serving(|_| message::ok(vec![b'x'; 100 * KIB]));
+    let proxy = Proxy::to(&origin).timeouts("downstream_silence = \"1s\"").start();
+    let mut client = Client::connect_with_small_window(proxy.address, KIB);
+    client.send("GET /_matrix/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    // Lines of this table: number, local and remote address in hex, state, …
+    let sockets = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let port = format!(":{:04X}", proxy.address.port());
+        let is_held = |line: &&str| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            columns[1].ends_with(&port) && columns[3] != "0A"
+        };
+        table.lines().skip(1).filter(is_held).count()
+    };
+    ringfence_tests::wait_until("the answer", 5 * SECOND, || sockets() > 0 && proxy.access_log(1).len() == 1);
+    ringfence_tests::wait_until("the kernel's forgetting", 12 * SECOND, || sockets() == 0);
+    drop(client);
+}
+
 #[test]
 fn a_slow_reader_gets_its_whole_download() {
     let size = 6 * MIB;

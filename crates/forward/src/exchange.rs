@@ -199,7 +199,8 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             return self.refuse(Refusal::ContentTooLarge, rule.refusal_style).await;
         }
         let forwarded = Forwarded { client, request_id: &self.request_id, host };
-        let conversation = self.converse_with_one(inbox, upstream, content_max, &forwarded);
+        // Pinned here: passed on by value, it would take its size twice.
+        let conversation = pin!(self.converse_with_one(inbox, upstream, content_max, &forwarded));
         match unless(&self.worker.cut, conversation).await.unwrap_or(Err(Failure::Cut)) {
             Ok(close) => self.next(close),
             Err(failure) => self.fail(failure, rule.refusal_style).await,
@@ -298,7 +299,9 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
                 }
             }
             let limit = self.live.snapshot.timeouts.upstream_connect;
-            match self.unless_client_leaves(inbox, env.connect(&servers[server].address, limit)).await? {
+            // Boxed: what dialling takes is not carried by every exchange.
+            let dialling = Box::pin(env.connect(&servers[server].address, limit));
+            match self.unless_client_leaves(inbox, dialling).await? {
                 Ok(stream) => {
                     pool.record_success(server);
                     return Ok(Link { stream, server, pooled: false });

@@ -232,6 +232,7 @@ fn refusal_of(error: HeadError) -> Refusal {
 /// Says that nothing more is sent. Returns whether that is with the kernel: a client that reads nothing does not hold
 /// up the end of its connection for long.
 async fn say_goodbye<E: Environment>(worker: &Worker<E>, client: &impl Transport) -> bool {
+    client.bound_afterlife(worker.live.borrow().snapshot.timeouts.downstream_silence);
     matches!(within(&worker.env, LINGER_SILENCE, client.close_write()).await, Ok(Ok(())))
 }
 
@@ -254,6 +255,7 @@ pub(crate) async fn linger<E: Environment>(
     client: &impl Transport,
     linger_max: Duration,
 ) {
+    client.bound_afterlife(worker.live.borrow().snapshot.timeouts.downstream_silence);
     let (env, deadline) = (&worker.env, worker.env.recently() + linger_max);
     let mut forget = pin!(async {
         if client.close_write().await.is_err() {
@@ -272,4 +274,25 @@ pub(crate) async fn linger<E: Environment>(
         }
     });
     let _ = before(env, deadline, poll_fn(|cx| forget.as_mut().poll(cx))).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{environment::Ring, transport::socket::Socket};
+
+    fn future_size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a connection takes while it is busy, without its buffers.
+    #[test]
+    fn the_state_of_a_busy_connection_is_small() {
+        let size =
+            future_size(|worker: &'static Worker<Ring>, client: &'static Socket, peer: &'static Peer| {
+                serve_busy(worker, client, peer)
+            });
+        println!("busy connection: {size} bytes");
+        assert!(size <= 5632, "{size} bytes");
+    }
 }

@@ -36,6 +36,9 @@ enum State {
     UntilClose,
 }
 
+/// What a byte of chunk framing costs more than one of content: it is looked at, and not only moved.
+const FRAMING_WEIGHT: usize = 64;
+
 /// What [`Body::take`] found at the start of some bytes.
 pub(crate) struct Taken {
     /// Bytes that belong to this message.
@@ -44,6 +47,13 @@ pub(crate) struct Taken {
     pub(crate) content: u64,
     /// The message ends with them.
     pub(crate) ended: bool,
+}
+
+impl Taken {
+    /// Bytes that are not content.
+    fn framing(&self) -> usize {
+        self.consumed - usize::try_from(self.content).unwrap_or(self.consumed)
+    }
 }
 
 impl Body {
@@ -289,9 +299,10 @@ pub(crate) async fn relay<E: Environment>(
             let start = content.taken.consumed;
             return Ok(Leftover::new(buffer, start, read));
         }
+        let cost = read + content.taken.framing() * FRAMING_WEIGHT;
         drop(buffer);
         // Between a fast sender and a fast receiver nothing ever waits; the other connections have to live too.
-        if env.spend(read) {
+        if env.spend(cost) {
             env.give_way(Turn::Bulk).await;
         }
     }

@@ -14,6 +14,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     task::{Context, Poll},
+    time::Duration,
 };
 
 /// A connection: two independent byte streams.
@@ -45,6 +46,10 @@ pub trait Transport {
 
     /// Says that no more bytes will be written; reading goes on.
     fn poll_close_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Bounds how long the kernel keeps what the peer does not take, also when the connection is closed: it would for
+    /// minutes, and count it to nobody.
+    fn bound_afterlife(&self, _silence_max: Duration) {}
 
     /// Makes the end of this connection look like the failure that it is: a reset, not an end of stream.
     fn abort(&self);

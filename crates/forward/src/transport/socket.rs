@@ -206,6 +206,11 @@ impl Transport for Socket {
         }
     }
 
+    fn bound_afterlife(&self, silence_max: Duration) {
+        // Failing leaves the kernel's own bound, some minutes.
+        let _ = SockRef::from(&self.descriptor()).set_tcp_user_timeout(Some(silence_max));
+    }
+
     fn abort(&self) {
         // Failing to set it leaves an orderly close, which is all there is left to do.
         let _ = sockopt::set_socket_linger(self.descriptor(), Some(Duration::ZERO));

@@ -10,6 +10,7 @@ use std::{
     io::{self, IoSlice},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use ringfence_tls::{HELD_BYTES_MAX, ServerConfig, Session, SessionError, Version};
@@ -171,6 +172,10 @@ impl<T: Transport> Transport for Tls<T> {
         session.close_notify(control);
         ready!(state.poll_flush(&self.inner, cx))?;
         self.inner.poll_close_write(cx)
+    }
+
+    fn bound_afterlife(&self, silence_max: Duration) {
+        self.inner.bound_afterlife(silence_max);
     }
 
     fn abort(&self) {

@@ -61,9 +61,9 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// For an attack whose connections hold a head or nothing.
+    /// For an attack whose connections hold a head, or less.
     const SMALL: Bounds = Bounds {
-        resident_kib: 16,
+        resident_kib: BUSY_KIB,
         tcp_kib: 8,
         life: None,
         held_percent_min: 90,
@@ -175,8 +175,11 @@ fn unread() -> Vec<Attack> {
             what: "the same over TLS",
             script: Script::opening("").reading(Reading::Nothing),
             front: Front::TlsEstablished,
-            // Sessions, and a record being written.
-            bounds: Bounds { resident_kib: 80, held_percent_min: 50, ..UNREAD },
+            bounds: Bounds {
+                resident_kib: UNREAD.resident_kib + SESSION_KIB,
+                held_percent_min: 50,
+                ..UNREAD
+            },
         },
         Attack {
             name: "pipelined-unread",
@@ -184,7 +187,7 @@ fn unread() -> Vec<Attack> {
             script: Script::opening("").refrain(pipelined, None).reading(Reading::Nothing),
             front: Front::Plain,
             // Who is served is alive: a crowd fills its send buffers in turn, which outlasts the attack.
-            bounds: Bounds { life: None, ..UNREAD },
+            bounds: Bounds { statuses: UNREAD.statuses, held_percent_min: 90, ..FLOOD },
         },
         Attack {
             name: "pipelined-unread-few",
@@ -194,7 +197,7 @@ fn unread() -> Vec<Attack> {
                 .reading(Reading::Nothing)
                 .at_most(50),
             front: Front::Plain,
-            bounds: UNREAD,
+            bounds: Bounds { life: UNREAD.life, statuses: UNREAD.statuses, held_percent_min: 90, ..FLOOD },
         },
     ]
 }
@@ -209,14 +212,14 @@ fn handshakes() -> Vec<Attack> {
             what: "half a ClientHello, and nothing more",
             script: Script::opening(&hello[..hello.len() / 2]),
             front: Front::Tls,
-            bounds: Bounds { life, statuses: &["alert"], ..Bounds::SMALL },
+            bounds: Bounds { life, resident_kib: HANDSHAKE_KIB, statuses: &["alert"], ..Bounds::SMALL },
         },
         Attack {
             name: "handshakes-unfinished",
             what: "a whole ClientHello, the server's flight, and nothing more",
             script: Script::opening(hello.clone()),
             front: Front::Tls,
-            bounds: Bounds { life, statuses: &["handshake"], ..Bounds::SMALL },
+            bounds: Bounds { life, resident_kib: HANDSHAKE_KIB, statuses: &["handshake"], ..Bounds::SMALL },
         },
         Attack {
             name: "handshake-burst",
@@ -262,49 +265,48 @@ fn handshakes() -> Vec<Attack> {
 
 /// Those that keep the processor busy.
 fn floods() -> Vec<Attack> {
-    let bounds = Bounds { resident_kib: 64, tcp_kib: 512, held_percent_min: 0, ..Bounds::SMALL };
     vec![
         Attack {
             name: "pipelined",
             what: "tiny pipelined requests that the proxy answers itself, as fast as they are taken",
             script: Script::opening("").refrain(get("/").repeat(64), None),
             front: Front::Plain,
-            bounds: Bounds { statuses: &["404"], ..bounds },
+            bounds: Bounds { statuses: &["404"], ..FLOOD },
         },
         Attack {
             name: "pipelined-forwarded",
             what: "tiny pipelined requests that the origin answers, as fast as they are taken",
             script: Script::opening("").refrain(get("/_matrix/x").repeat(64), None),
             front: Front::Plain,
-            bounds: Bounds { statuses: &["200"], ..bounds },
+            bounds: Bounds { statuses: &["200"], ..FLOOD },
         },
         Attack {
             name: "empty-lines",
             what: "empty lines instead of requests, as fast as they are taken",
             script: Script::opening("").refrain("\r\n".repeat(4 * KIB), None),
             front: Front::Plain,
-            bounds: Bounds { statuses: &["400", "408", "429", "431"], ..bounds },
+            bounds: Bounds { statuses: &["400", "408", "429", "431"], ..FLOOD },
         },
         Attack {
             name: "tiny-chunks",
             what: "chunks of one byte with an extension, as fast as they are taken",
             script: Script::opening(chunked("")).refrain("1;a=b\r\nx\r\n".repeat(400), None),
             front: Front::Plain,
-            bounds: Bounds { statuses: &["400", "413"], ..bounds },
+            bounds: Bounds { statuses: &["400", "413"], ..FLOOD },
         },
         Attack {
             name: "chunk-extensions",
             what: "one chunk extension without end, as fast as it is taken",
             script: Script::opening(chunked("1;a=")).refrain("x".repeat(4 * KIB), None),
             front: Front::Plain,
-            bounds: Bounds { statuses: &["400"], ..bounds },
+            bounds: Bounds { statuses: &["400"], ..FLOOD },
         },
         Attack {
             name: "trailers",
             what: "a trailer section without end, as fast as it is taken",
             script: Script::opening(chunked("0\r\n")).refrain("X-A: b\r\n".repeat(512), None),
             front: Front::Plain,
-            bounds: Bounds { statuses: &["400", "431"], ..bounds },
+            bounds: Bounds { statuses: &["400", "431"], ..FLOOD },
         },
     ]
 }
@@ -316,7 +318,7 @@ fn upstream() -> Vec<Attack> {
         what: "an origin that sends 1xx without end, asked again and again",
         script: Script::opening(get("/_matrix/interim")).refrain(get("/_matrix/interim"), Some(SECOND)),
         front: Front::Plain,
-        bounds: Bounds { resident_kib: 64, tcp_kib: 512, statuses: &["103"], ..Bounds::SMALL },
+        bounds: Bounds { statuses: &["103"], ..FLOOD },
     }]
 }
 
@@ -389,16 +391,38 @@ const DOWNSTREAM_SILENCE: Duration = Duration::from_secs(4);
 /// What may pass between a deadline and its being seen here, and before the time runs: buffers fill first.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// For connections whose answer waits for them. In the proxy one buffer of a body on its way, 16 KiB, and its task. In the
-/// kernel what `TCP_NOTSENT_LOWAT` lets queue towards the client, 128 KiB, and the write that goes beyond it, 16 KiB;
-/// towards the origin a receive buffer, 2 · 128 KiB. All of it once more by a tenth for the kernel's own structures.
+/// For connections whose answer waits for them. In the proxy one buffer of a body on its way, 16 KiB, and what is busy of
+/// an exchange. In the kernel a receive buffer towards the origin, 2 · 128 KiB, and what is queued to the client.
 const UNREAD: Bounds = Bounds {
-    resident_kib: 40,
-    tcp_kib: (128 + 16 + 256) * 11 / 10,
+    resident_kib: 16 + BUSY_KIB,
+    tcp_kib: 256 + QUEUED_KIB,
     life: Some(Duration::from_secs(DOWNSTREAM_SILENCE.as_secs() + SLACK.as_secs())),
     statuses: &["200", "other"],
     ..Bounds::SMALL
 };
+
+/// For connections that send what they can. In the proxy what came behind a head, in a buffer of 64 KiB (`head_bytes_max`
+/// and 16 KiB more have to fit), and 16 KiB of an answer. In the kernel the receive buffer that Linux gives who is not read
+/// from, 128 KiB and a segment, and what is queued to the client.
+const FLOOD: Bounds = Bounds {
+    resident_kib: 64 + 16 + BUSY_KIB,
+    tcp_kib: 128 + 8 + QUEUED_KIB,
+    held_percent_min: 0,
+    ..Bounds::SMALL
+};
+
+/// What is busy of a connection with a request, in KiB: a head of one page, what it was parsed to, the tasks' state.
+const BUSY_KIB: u64 = 28;
+
+/// A TLS session in the making, in KiB: what has come of the client's flight, or the server's flight, and keys.
+const HANDSHAKE_KIB: u64 = 12;
+
+/// A TLS session with a record on its way, in KiB: 16 of its bytes sealed and not yet written, and the keys.
+const SESSION_KIB: u64 = 16 + 16;
+
+/// What is queued to a client that does not read, in KiB: what `TCP_NOTSENT_LOWAT` allows, 128, and the write that goes
+/// beyond it, 16; pieces of some hundred bytes take 1.4 times their size.
+const QUEUED_KIB: u64 = (128 + 16) * 7 / 5;
 
 /// With a limit of 256 connections for an address: those, as many that are being told so, and the good clients'.
 const ONE_ADDRESS: Bounds = Bounds { held_percent_min: 0, descriptors_max: 256 + 256 + 64, ..Bounds::SMALL };

@@ -244,7 +244,8 @@ fn each(start_kib: u64, peak_kib: u64, outcome: &Outcome) -> u64 {
 /// A line of the table.
 fn row(attack: &Attack, figures: &Figures) -> String {
     let Figures { quiet, attacked, start, peak, end, outcome, .. } = figures;
-    let change = |quiet: Percentiles, attacked: Percentiles| format!("{quiet} → {attacked}");
+    let change =
+        |quiet: Percentiles, attacked: Percentiles| format!("{quiet} → {attacked}").replace(" ms", "");
     format!(
         "| {} | {} | {} | {} | {} | {} ({}) | {}.{} | {} / {} / {} |",
         attack.name,
@@ -312,8 +313,9 @@ fn allowed_p99(quiet: Percentiles, figures: &Figures) -> u64 {
     (3 * quiet.p99).max((3 * figures.attacked.control.p99).min(EXCUSE_MAX_US)).max(FLOOR_US)
 }
 
-const TABLE_HEAD: &str = "| attack | kept | new | control | KiB resident | KiB TCP (machine) | oldest, s | MiB |\n\
-    |---|---|---|---|---|---|---|---|";
+/// Latencies are p50 / p99, quiet → under attack; memory is for each connection, and at the end of it all.
+const TABLE_HEAD: &str = "| attack | kept, ms | new, ms | control, ms | KiB resident each | KiB of TCP each (machine) \
+    | oldest, s | MiB start / peak / end |\n|---|---|---|---|---|---|---|---|";
 
 /// The most that the control excuses, in microseconds: beyond, it suffers by what the proxy lets the attack do to the
 /// kernel, its TCP memory above all, and not by busy processors.
