@@ -107,9 +107,11 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     /// Waits until the client closes or resets its connection. What it sends meanwhile is its next request, kept for
     /// later; when there is no room for more of it, leaving goes unnoticed until the response is written.
     pub(super) async fn watch(&self, inbox: &mut Inbox) -> Failure {
+        // More would be moved to the front with each request that is answered.
+        let ahead_bytes_max = self.head.head_len() + RELAY_BUFFER_BYTES;
         loop {
             self.client.readable().await;
-            let Some(room) = inbox.room(&self.worker.buffers, self.inbox_bytes_max()) else {
+            let Some(room) = inbox.room(&self.worker.buffers, ahead_bytes_max) else {
                 return pending().await;
             };
             match read_now(self.client, room).await {
