@@ -137,6 +137,10 @@ pub const SERVER_RETRY_AFTER: Duration = Duration::from_secs(2);
 /// Interim (1xx) responses passed on before a final one must come. A flood of them is an attack by the origin.
 pub const INTERIM_RESPONSES_MAX: u32 = 16;
 
+/// Interim responses that a sound origin might send: 100 (Continue) and some hints. For more of them an exchange has to
+/// queue with the bodies that move fast.
+pub const INTERIM_RESPONSES_LIKELY: u32 = 2;
+
 /// How long a connection keeps its working memory after a response, waiting for the next request.
 ///
 /// In steady keep-alive traffic nothing is allocated; after this the connection shrinks to its idle size.

@@ -10,10 +10,11 @@ use crate::{
     environment::{Environment, before},
     failure::Failure,
     fields::{self, Returned},
-    limits::{BULK_BUFFER_BYTES, INTERIM_RESPONSES_MAX, RELAY_BUFFER_BYTES},
+    limits::{BULK_BUFFER_BYTES, INTERIM_RESPONSES_LIKELY, INTERIM_RESPONSES_MAX, RELAY_BUFFER_BYTES},
     pace::Pace,
     relay::{self, Body, Coding, Fault, Leftover, Message, Piece, Terms, read_now, relay},
     transport::Transport,
+    turns::Turn,
 };
 
 /// Bytes of the origin that have arrived; `start` is where those begin that are not used up.
@@ -50,6 +51,9 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             interim_responses += 1;
             if interim_responses > INTERIM_RESPONSES_MAX {
                 return Err(Failure::InterimFlood);
+            }
+            if interim_responses > INTERIM_RESPONSES_LIKELY {
+                self.worker.env.give_way(Turn::Bulk).await;
             }
             // A client of HTTP/1.0 does not expect more than one response (RFC 9110 §15.2).
             if self.head.version() == Version::Http11 {
