@@ -272,7 +272,9 @@ const FORWARDED_START: u64 = words(b"x-forwarded-")[0];
 const FORWARDED_REST: u64 = words(b"x-forwarded-")[1];
 const CONTROL_START: u64 = words(b"access-control-")[0];
 const CONTROL_REST: u64 = words(b"access-control-")[1];
+/// Masks of the first bytes of a word: four in `ded-`, seven in `ontrol-`.
 const FIRST_4_BYTES: u64 = 0xffff_ffff;
+/// See [`FIRST_4_BYTES`].
 const FIRST_7_BYTES: u64 = 0x00ff_ffff_ffff_ffff;
 
 fn is_lookalike(name: &[u8]) -> bool {
