@@ -10,7 +10,7 @@
 //! ends at `;` (path parameters), `?`, `#` or NUL; control bytes and spaces are dropped, NUL too in a second walk; empty
 //! and `.` segments vanish; what two slashes at the start introduce may be an authority; case is ignored. Without a `..` segment the path is administrative if its first segments are those of
 //! a prefix. With one, the order in which a server merges, cuts and resolves decides where it leads, so it is
-//! administrative as soon as the segments of a prefix occur in it in their order. A backslash after the end of a
+//! administrative as soon as the segments of a prefix occur in it in their order. A separator after the end of a
 //! segment is treated in the same way.
 
 /// Paths that homeservers keep for operators, with all that lies below them.
@@ -113,8 +113,8 @@ fn walk(view: impl Iterator<Item = u8>) -> bool {
     for byte in view {
         match byte {
             b'/' | b'\\' => {
-                // Where the backslash does not separate, it is cut off with the rest of the segment.
-                walk.ambiguous |= byte == b'\\' && segment.cut;
+                // What is cut off may hold separators: a backslash, or one that a second decoding makes.
+                walk.ambiguous |= segment.cut;
                 walk.enter(std::mem::take(&mut segment));
             }
             _ => segment.push(byte),

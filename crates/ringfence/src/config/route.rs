@@ -101,7 +101,10 @@ fn path_fault(path: &str) -> Option<String> {
     }
     if path != "/" && path.ends_with('/') {
         let shorter = path.trim_end_matches('/');
-        return Some(format!("write \"{shorter}\", which means itself and everything below it"));
+        let shorter = if shorter.is_empty() { "/" } else { shorter };
+        return Some(format!(
+            "which ends with a slash; write \"{shorter}\", which means itself and everything below it"
+        ));
     }
     None
 }

@@ -327,7 +327,16 @@ fn routes_are_checked() {
     let route = |keys: &str| format!("[[route]]\nupstream = \"http://h\"\n{keys}");
     for (keys, place, advice) in [
         ("path = \"wiki\"", "6:8", "write \"/wiki\""),
-        ("path = \"/wiki/\"", "6:8", "write \"/wiki\", which means itself and everything below it"),
+        (
+            "path = \"/wiki/\"",
+            "6:8",
+            "which ends with a slash; write \"/wiki\", which means itself and everything below it",
+        ),
+        (
+            "path = \"//\"",
+            "6:8",
+            "which ends with a slash; write \"/\", which means itself and everything below it",
+        ),
         ("path = \"/a?b\"", "6:8", "no query"),
         ("path = \"/ä\"", "6:8", "only ASCII"),
         ("path = \"/\"\nhosts = []", "7:9", "name at least one host"),
