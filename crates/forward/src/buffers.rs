@@ -48,9 +48,19 @@ impl Buffers {
 
     /// A buffer for a body that moves fast, or the small one when the worker's budget is spent.
     pub fn take_bulk(&self, bytes: usize) -> Buffer {
+        self.take_within(BULK_BYTES_MAX, bytes).unwrap_or_else(|| self.take(RELAY_BUFFER_BYTES))
+    }
+
+    /// A buffer for a large body of which nobody knows yet whether it will move fast: half of the budget is for those that
+    /// do.
+    pub fn take_large(&self, bytes: usize) -> Option<Buffer> {
+        self.take_within(BULK_BYTES_MAX / 2, bytes)
+    }
+
+    fn take_within(&self, budget: usize, bytes: usize) -> Option<Buffer> {
         let bulk = self.sizes.iter().zip(SIZES).skip(BULK);
         let bytes_out = bulk.map(|(size, bytes)| size.out.get() * bytes).sum::<usize>();
-        self.take(if bytes_out + bytes <= BULK_BYTES_MAX { bytes } else { RELAY_BUFFER_BYTES })
+        (bytes_out + bytes <= budget).then(|| self.take(bytes))
     }
 
     /// Frees buffers that nobody needs any more.
@@ -135,6 +145,16 @@ mod tests {
         assert!(bulk.iter().all(|buffer| buffer.len() == BULK_BUFFER_BYTES));
         assert_eq!(buffers.take_bulk(MIDDLE_BUFFER_BYTES).len(), RELAY_BUFFER_BYTES);
         drop(bulk);
+        assert_eq!(buffers.take_bulk(BULK_BUFFER_BYTES).len(), BULK_BUFFER_BYTES);
+    }
+
+    #[test]
+    fn bodies_that_have_not_moved_yet_leave_half_of_the_budget_to_those_that_have() {
+        let buffers = Buffers::new();
+        let count = BULK_BYTES_MAX / 2 / BULK_BUFFER_BYTES;
+        let large: Vec<_> = (0..count).map(|_| buffers.take_large(BULK_BUFFER_BYTES)).collect();
+        assert!(large.iter().all(Option::is_some));
+        assert!(buffers.take_large(BULK_BUFFER_BYTES).is_none());
         assert_eq!(buffers.take_bulk(BULK_BUFFER_BYTES).len(), BULK_BUFFER_BYTES);
     }
 

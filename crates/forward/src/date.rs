@@ -1,6 +1,9 @@
 //! The time of day as text, made once a second.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    fmt::Write as _,
+};
 
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 
@@ -33,10 +36,13 @@ impl Calendar {
     fn refresh(&self) -> i32 {
         let now = Timestamp::now();
         if now.as_second() != self.second.replace(now.as_second()) || self.http_date.borrow().is_empty() {
-            *self.log_second.borrow_mut() = now.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+            // Into the same memory each time.
+            let (mut log_second, mut http_date) = (self.log_second.borrow_mut(), self.http_date.borrow_mut());
+            log_second.clear();
+            http_date.clear();
+            let _ = write!(log_second, "{}", now.strftime("%Y-%m-%dT%H:%M:%S"));
             // Fails for years beyond 9999 only; then there is no Date to send.
-            *self.http_date.borrow_mut() =
-                DateTimePrinter::new().timestamp_to_rfc9110_string(&now).unwrap_or_default();
+            let _ = DateTimePrinter::new().print_timestamp_rfc9110(&now, &mut *http_date);
         }
         now.subsec_millisecond()
     }

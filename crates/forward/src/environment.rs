@@ -24,7 +24,7 @@ use crate::{
         Transport,
         socket::{Socket, looking_at_sockets},
     },
-    turns::{Turn, Turns},
+    turns::{Turn, Turns, Underway},
     workers::Driver,
 };
 
@@ -48,6 +48,12 @@ pub(crate) trait Environment: 'static {
     /// Lets the kernel and every other task have their turn, and then those who came before. For what might find
     /// something to do for ever, and for what comes in crowds.
     async fn give_way(&self, turn: Turn);
+
+    /// Whether a request that comes now should give way first.
+    fn is_crowded(&self, now: Instant) -> bool;
+
+    /// Where requests on their way to origins are counted.
+    fn underway(&self) -> &Underway;
 
     /// Takes note of bytes of a body moved; whether it is time to [`give_way`](Self::give_way).
     fn spend(&self, bytes: usize) -> bool;
@@ -114,6 +120,7 @@ pub(crate) struct Ring {
     timers: Rc<Timers>,
     clock: Rc<WorkingClock>,
     turns: Rc<Turns>,
+    underway: Underway,
 }
 
 impl Ring {
@@ -128,13 +135,10 @@ impl Ring {
                 wheel.advance(beats.beat(coarse_clock()));
             }
         }));
-        let turnstile = match driver {
-            Driver::Uring => Some(Turnstile::new()?),
-            Driver::Epoll => None,
-        };
+        let turnstile = Turnstile::new(driver)?;
         let turns = Rc::new(Turns::default());
         drop(monoio::spawn(usher(turns.clone(), turnstile)));
-        Ok(Ring { timers, clock, turns })
+        Ok(Ring { timers, clock, turns, underway: Underway::default() })
     }
 }
 
@@ -156,6 +160,14 @@ impl Environment for Ring {
 
     async fn give_way(&self, turn: Turn) {
         self.turns.take(turn).await;
+    }
+
+    fn is_crowded(&self, now: Instant) -> bool {
+        self.underway.are_many(now) || self.turns.is_awaited(Turn::Request)
+    }
+
+    fn underway(&self) -> &Underway {
+        &self.underway
     }
 
     fn spend(&self, bytes: usize) -> bool {
@@ -191,15 +203,11 @@ impl Environment for Ring {
 /// Lets those on who wait for a turn, once a turn of the loop.
 ///
 /// A task that only woke itself would not do: while any task is ready, monoio 0.2.4 asks the kernel for no completions
-/// and turns no timers. This waits for something that comes soon, so that the loop goes round: the [`Turnstile`], or, on
-/// epoll, a millisecond.
-async fn usher(turns: Rc<Turns>, turnstile: Option<Turnstile>) {
+/// and turns no timers. This waits for something that comes soon, so that the loop goes round: the [`Turnstile`].
+async fn usher(turns: Rc<Turns>, turnstile: Turnstile) {
     loop {
         turns.somebody().await;
-        match &turnstile {
-            Some(turnstile) => turnstile.pass().await,
-            None => monoio::time::sleep(Duration::from_millis(1)).await,
-        }
+        turnstile.pass().await;
         turns.admit();
     }
 }
@@ -243,31 +251,39 @@ fn coarse_clock() -> Duration {
 ///
 /// A ring with deferred task work tells of completions in their order and, since Linux 6.13, some twenty at a time: a wait
 /// that is over at once would overtake them, turn for turn, and while the loop has tasks monoio does not even ask. So the
-/// wait is for a byte that is sent when the kernel knows of the wait: its completion queues behind the others.
+/// wait is for a byte that is sent when the kernel knows of the wait: its completion queues behind the others. Epoll knows
+/// of a descriptor all the time, and tells of it in its turn.
 struct Turnstile {
-    /// Always readable: waiting for it takes one submission.
-    open: TcpStream,
+    /// Always readable: waiting for it takes one submission to a ring.
+    open: Option<TcpStream>,
     bar: Socket,
     /// What is written here is read at the bar.
     push: UnixStream,
 }
 
 impl Turnstile {
-    fn new() -> io::Result<Turnstile> {
-        let (mut far, open) = UnixStream::pair()?;
-        far.write_all(b"!")?;
+    fn new(driver: Driver) -> io::Result<Turnstile> {
+        let open = match driver {
+            Driver::Uring => {
+                let (mut far, open) = UnixStream::pair()?;
+                far.write_all(b"!")?;
+                // What is written stays readable after its writer is gone.
+                Some(TcpStream::from_std(OwnedFd::from(open).into())?)
+            }
+            Driver::Epoll => None,
+        };
         let (push, bar) = UnixStream::pair()?;
         bar.set_nonblocking(true)?;
-        // What is written stays readable after its writer is gone.
-        let open = TcpStream::from_std(OwnedFd::from(open).into())?;
         Ok(Turnstile { open, bar: Socket::new(bar.into())?, push })
     }
 
     async fn pass(&self) {
         let waits = poll_fn(|cx| Poll::Ready(self.bar.poll_readable(cx).is_pending())).await;
         debug_assert!(waits, "the bar is down");
-        // An error would end a wait as well.
-        let _ = self.open.readable(false).await;
+        if let Some(open) = &self.open {
+            // An error would end a wait as well.
+            let _ = open.readable(false).await;
+        }
         let _ = (&self.push).write(b"!");
         // Room for one more than there is, so that the bar is known to be empty.
         let _ = self.bar.read(&mut [0; 2]).await;

@@ -228,10 +228,13 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         let mut pooled_allowed = true;
         loop {
             let link = self.connect(inbox, upstream, pooled_allowed).await?;
-            self.progress.asked_at.set(Some(self.worker.env.now()));
+            let asked_at = self.worker.env.now();
+            self.progress.asked_at.set(Some(asked_at));
+            let underway = self.worker.env.underway().begin(asked_at);
             self.progress.request_sent.set(false);
             match self.converse(inbox, &link.stream, content_max, forwarded).await {
                 Ok(Answered::Upgraded(leftover)) => {
+                    drop(underway);
                     self.tunnel(&link.stream, inbox, leftover).await;
                     return Ok(Some("upgraded"));
                 }
@@ -268,6 +271,12 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         let mut download = pin!(self.download(origin));
         let mut uploading = true;
         poll_fn(|cx| {
+            // Once the request is sent, what comes is mostly the answer: then its end is all there is to see, and what
+            // watches the client is not touched. Nothing of that is in the processor's cache where clients are many.
+            let answer_first = self.progress.request_sent.get();
+            if answer_first && let Poll::Ready(answered) = download.as_mut().poll(cx) {
+                return Poll::Ready(answered);
+            }
             if uploading {
                 match upload.as_mut().poll(cx) {
                     Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
@@ -276,7 +285,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
                     Poll::Pending => {}
                 }
             }
-            download.as_mut().poll(cx)
+            if answer_first { Poll::Pending } else { download.as_mut().poll(cx) }
         })
         .await
     }

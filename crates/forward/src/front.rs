@@ -80,11 +80,16 @@ enum Busy {
 
 async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T, peer: &Peer) -> Busy {
     let mut inbox = Inbox::default();
-    let mut head = worker.request_head();
     let paces = Paces::new(&worker.live.borrow().snapshot);
     loop {
-        let live = worker.live.borrow().clone();
         let started = worker.env.now();
+        // Pipelined requests take turns with other connections, and so do all when they are many.
+        if !inbox.is_empty() || worker.env.is_crowded(started) {
+            worker.env.give_way(Turn::Request).await;
+        }
+        let live = worker.live.borrow().clone();
+        // Taken anew for each request: what was last given back is still in the processor's cache.
+        let mut head = worker.request_head();
         let read = read_head(worker, &live, client, &mut inbox, &mut head).await;
         let exchange = Exchange::new(worker, &live, peer, client, &paces, &head, started);
         let next = match read {
@@ -101,6 +106,7 @@ async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T
             count(&worker.counters.requests);
         }
         let linger_max = live.snapshot.timeouts.linger;
+        drop(head);
         match next {
             Next::Continue => {}
             Next::Close(_) if inbox.is_empty() => {
@@ -117,10 +123,7 @@ async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T
                 return Busy::Ended;
             }
         }
-        if !inbox.is_empty() {
-            // Pipelined requests take turns with other connections.
-            worker.env.give_way(Turn::Request).await;
-        } else if !matches!(idle(worker, client, WARM).await, Idle::Readable) {
+        if inbox.is_empty() && !matches!(idle(worker, client, WARM).await, Idle::Readable) {
             return Busy::Quiet;
         }
     }

@@ -11,6 +11,8 @@ pub mod buffers;
 pub mod limits;
 pub mod respond;
 pub mod snapshot;
+#[doc(hidden)]
+pub mod stages;
 pub mod transport;
 
 mod date;

@@ -164,8 +164,13 @@ pub const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
 /// overhead).
 ///
 /// One that tunes itself holds more for each client that reads nothing. Once [`BULK_AFTER_BYTES`] of a body have moved,
-/// the kernel may tune it until the body ends: a fixed one costs half as much CPU time again for each byte.
+/// the kernel may tune it: a small one costs half as much CPU time again for each byte.
 pub const UPSTREAM_RECEIVE_BYTES: usize = 128 * KIB;
+
+/// Where that ends, in bytes as the kernel counts them, with its overhead: what has grown is kept, since the origin was
+/// promised room, and a promise taken back means bytes thrown away and 200 ms until they are sent again. More brings nothing
+/// beside an origin: a download of 1 MiB costs a third more CPU time with 512 KiB, and no less without a bound.
+pub const UPSTREAM_RECEIVE_BYTES_MAX: usize = 1024 * KIB;
 
 /// How long a client that is read from only so that it reads its answer may be silent.
 pub const LINGER_SILENCE: Duration = Duration::from_secs(5);
@@ -203,8 +208,16 @@ pub const BULK_TURNS: usize = 8;
 /// A turn without other work costs some 2 % of that, so that a burst loses nothing by queueing.
 pub const HANDSHAKE_TURNS: usize = 2;
 
-/// Pipelined requests begun in one turn of the loop: some 0.3 ms.
-pub const REQUEST_TURNS: usize = 16;
+/// Requests begun in one turn of the loop of those that wait for one: some 0.5 ms.
+pub const REQUEST_TURNS: usize = 32;
+
+/// Requests of one [`CROWD_SPAN`] that may be under way before others wait for a turn: few enough for the cache of a
+/// processor, where each takes some 15 KiB, many enough that a load of as many connections never waits.
+pub const REQUESTS_UNDERWAY: usize = 64;
+
+/// After this time a request that is not answered is one that waits for something, and no sign of a crowd. A loaded origin
+/// answers 64 requests in less.
+pub const CROWD_SPAN: Duration = Duration::from_millis(4);
 
 /// How much of a time in which a worker did not run counts for deadlines: more than any turn of an overloaded one takes.
 pub const STALL_COUNTED: Duration = Duration::from_secs(1);

@@ -269,12 +269,14 @@ pub(crate) async fn relay<E: Environment>(
     let mut bulk = false;
     loop {
         terms.sender.wait(env, from.readable()).await.map_err(|_| Fault::SenderSilent)?;
-        let mut buffer = match moved {
-            _ if !bulk => buffers.take(RELAY_BUFFER_BYTES),
-            ..BULK_AFTER_BYTES => buffers.take_bulk(MIDDLE_BUFFER_BYTES),
-            _ => buffers.take_bulk(BULK_BUFFER_BYTES),
+        let is_large = body.wanted(terms.read_bytes_max) >= BULK_BUFFER_BYTES;
+        let mut buffer = match is_large.then(|| buffers.take_large(BULK_BUFFER_BYTES)).flatten() {
+            Some(buffer) => buffer,
+            None if !bulk => buffers.take(RELAY_BUFFER_BYTES),
+            None if moved < BULK_AFTER_BYTES => buffers.take_bulk(MIDDLE_BUFFER_BYTES),
+            None => buffers.take_bulk(BULK_BUFFER_BYTES),
         };
-        if buffer.len() >= BULK_BUFFER_BYTES {
+        if moved >= BULK_AFTER_BYTES {
             from.expect_bulk();
         }
         let wanted = body.wanted(buffer.len().min(terms.read_bytes_max));

@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::limits::TIMER_TICK;
@@ -44,6 +44,12 @@ const SLOTS: usize = 512;
 const TURN: u32 = 512;
 const _: () = assert!(SLOTS == TURN as usize);
 const NONE: u32 = u32::MAX;
+/// In 64 bits: a division of 128 would be a call of its own for each wait.
+const TICK_MILLIS: u64 = millis(TIMER_TICK);
+
+const fn millis(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1000).saturating_add(duration.subsec_millis() as u64)
+}
 
 impl Timers {
     pub(crate) fn new(origin: Instant) -> Timers {
@@ -65,8 +71,8 @@ impl Timers {
 
     /// Ticks from the origin to `at`; a deadline is rounded up, so that it is never met early.
     fn ticks_until(&self, at: Instant, round_up: bool) -> u32 {
-        let (elapsed, tick) = (at.saturating_duration_since(self.origin).as_millis(), TIMER_TICK.as_millis());
-        let ticks = if round_up { elapsed.div_ceil(tick) } else { elapsed / tick };
+        let elapsed = millis(at.saturating_duration_since(self.origin));
+        let ticks = if round_up { elapsed.div_ceil(TICK_MILLIS) } else { elapsed / TICK_MILLIS };
         // 4 years; later deadlines are never met, and the clock stops at it.
         u32::try_from(ticks).unwrap_or(NONE - 1).min(NONE - 1)
     }

@@ -9,9 +9,10 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     task::{Poll, Waker},
+    time::Instant,
 };
 
-use crate::limits::{BULK_TURNS, HANDSHAKE_TURNS, REQUEST_TURNS, TURN_BYTES};
+use crate::limits::{BULK_TURNS, CROWD_SPAN, HANDSHAKE_TURNS, REQUEST_TURNS, REQUESTS_UNDERWAY, TURN_BYTES};
 
 /// What somebody wants to go on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,8 @@ pub(crate) enum Turn {
     Accept,
     /// A TLS handshake, up to the answer to the client's first message.
     Handshake,
-    /// A request that was already there when the one before it was answered.
+    /// A request that was already there when the one before it was answered, or that came while
+    /// [many](Underway::are_many) others are under way.
     Request,
     /// A body, after [`TURN_BYTES`] of bodies in this turn.
     Bulk,
@@ -78,6 +80,11 @@ impl Turns {
         .await;
     }
 
+    /// Whether somebody waits for such a turn.
+    pub(crate) fn is_awaited(&self, turn: Turn) -> bool {
+        !self.queues.borrow()[turn as usize].waiting.is_empty()
+    }
+
     /// Takes note of bytes moved; whether this turn of the loop has seen enough of them.
     pub(crate) fn spend(&self, bytes: usize) -> bool {
         self.bytes.set(self.bytes.get() + bytes);
@@ -110,6 +117,52 @@ impl Turns {
     }
 }
 
+/// Requests on their way to origins, of those that began in the present [`CROWD_SPAN`].
+///
+/// What has begun is finished before more begins: then the few under way find what they need in the processor's cache,
+/// ours and the kernel's state of the connections to the origin first of all. Otherwise a thousand clients in a row would
+/// each find that the others have driven it out. Requests that take longer, as long polls do, are forgotten with their span.
+#[derive(Default)]
+pub(crate) struct Underway {
+    since: Cell<Option<Instant>>,
+    count: Cell<usize>,
+}
+
+impl Underway {
+    /// Whether a request should give way before it begins.
+    pub(crate) fn are_many(&self, now: Instant) -> bool {
+        self.count.get() >= REQUESTS_UNDERWAY && self.is_present(now)
+    }
+
+    /// One more; dropping what this returns says that it is answered.
+    pub(crate) fn begin(&self, now: Instant) -> Begun<'_> {
+        if !self.is_present(now) {
+            self.since.set(Some(now));
+            self.count.set(0);
+        }
+        self.count.set(self.count.get() + 1);
+        Begun { underway: self, since: self.since.get() }
+    }
+
+    fn is_present(&self, now: Instant) -> bool {
+        self.since.get().is_some_and(|since| now.saturating_duration_since(since) < CROWD_SPAN)
+    }
+}
+
+/// A request under way.
+pub(crate) struct Begun<'a> {
+    underway: &'a Underway,
+    since: Option<Instant>,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if self.since == self.underway.since.get() {
+            self.underway.count.set(self.underway.count.get() - 1);
+        }
+    }
+}
+
 /// Places that a queue keeps, so that one crowd's memory is not kept for ever.
 const QUEUE_LIKELY: usize = 1024;
 
@@ -138,6 +191,24 @@ mod tests {
             assert_eq!(ready, REQUEST_TURNS, "round {round}");
             waits.drain(..REQUEST_TURNS);
         }
+    }
+
+    #[test]
+    fn requests_give_way_while_many_are_under_way_and_not_to_long_polls() {
+        let (underway, now) = (Underway::default(), Instant::now());
+        let mut begun: Vec<_> = (0..REQUESTS_UNDERWAY).map(|_| underway.begin(now)).collect();
+        assert!(underway.are_many(now));
+        begun.pop();
+        assert!(!underway.are_many(now), "one of them is answered");
+        begun.push(underway.begin(now));
+        let later = now + CROWD_SPAN;
+        assert!(!underway.are_many(later), "they are long polls");
+        begun.push(underway.begin(later));
+        assert_eq!(underway.count.get(), 1);
+        begun.drain(..REQUESTS_UNDERWAY);
+        assert_eq!(underway.count.get(), 1, "those of before do not count any more");
+        drop(begun);
+        assert_eq!(underway.count.get(), 0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! ringfence: an io_uring edge proxy for Matrix homeservers.
 //!
 //! This file only composes: `cli` reads the command line, `config` the file, and each command has a module. It is
-//! a library so that `fuzz/` can reach `config`; nobody else is meant to use it.
+//! a library so that `fuzz/`, `benches/` and `tests/` can reach what they need; nobody else is meant to use it.
 #![forbid(unsafe_code)]
 
 mod certificates;
@@ -14,6 +14,8 @@ pub mod fuzzing;
 mod presets;
 mod routing;
 mod run;
+#[doc(hidden)]
+pub mod stages;
 
 use std::{error::Error, process::ExitCode};
 

@@ -25,7 +25,7 @@ use crate::{
     snapshot::ServerAddress,
     timers::{self, Timers},
     transport::pipe::Pipe,
-    turns::Turn,
+    turns::{Turn, Underway},
 };
 
 /// All that one seed determines.
@@ -33,6 +33,7 @@ pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) executor: Executor,
     pub(super) timeouts: Timeouts,
+    underway: Underway,
     /// Origins and the ways to them are sound: every client that behaves gets its answers.
     pub(super) calm: bool,
     /// Connections were cut by the end of the drain.
@@ -100,6 +101,7 @@ impl World {
             rng,
             executor: Executor::default(),
             timeouts,
+            underway: Underway::default(),
             calm,
             cut: Cell::new(false),
             clients: RefCell::default(),
@@ -262,6 +264,14 @@ impl Environment for Simulated {
             self.0.violate(format!("a deadline {wait:?} away"));
         }
         self.0.sleep_until(at)
+    }
+
+    fn is_crowded(&self, _now: Instant) -> bool {
+        self.0.rng.once_in(20)
+    }
+
+    fn underway(&self) -> &Underway {
+        &self.0.underway
     }
 
     fn spend(&self, _bytes: usize) -> bool {

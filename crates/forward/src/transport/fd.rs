@@ -19,10 +19,10 @@ pub(super) fn borrow(stream: &TcpStream) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }
 
-/// Lets the kernel choose the size of the socket's buffers again, after `SO_RCVBUF` has fixed it (`SO_BUF_LOCK`,
-/// Linux 5.14).
-pub(super) fn unlock_buffers(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let locks: libc::c_int = 0;
+/// Lets the kernel choose the size of the socket's receive buffer again, after `SO_RCVBUF` has fixed it, or fixes it at its
+/// present size (`SO_BUF_LOCK`, Linux 5.14).
+pub(super) fn lock_receive_buffer(socket: BorrowedFd<'_>, locked: bool) -> io::Result<()> {
+    let locks: libc::c_int = if locked { SOCK_RCVBUF_LOCK } else { 0 };
     // SAFETY: the pointer and the length are those of `locks`, which the kernel only reads, and only during the call.
     let result = unsafe {
         libc::setsockopt(
@@ -43,6 +43,9 @@ pub(super) fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> 
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
+
+/// The kernel's flag for a receive buffer of fixed size (`linux/socket.h`).
+const SOCK_RCVBUF_LOCK: libc::c_int = 2;
 
 /// The size of what `SO_BUF_LOCK` is set to.
 const LOCKS_BYTES: libc::socklen_t = 4;
@@ -66,7 +69,7 @@ mod tests {
         let (mut receiver, _) = listener.accept().unwrap();
         SockRef::from(&receiver).set_recv_buffer_size(16 * 1024).unwrap();
         if unlocks {
-            super::unlock_buffers(receiver.as_fd()).unwrap();
+            super::lock_receive_buffer(receiver.as_fd(), false).unwrap();
         }
         let sending = thread::spawn(move || sender.write_all(&vec![0; 16 << 20]));
         receiver.read_exact(&mut vec![0; 16 << 20]).unwrap();
@@ -78,6 +81,19 @@ mod tests {
     fn a_fixed_receive_buffer_grows_once_it_is_unlocked() {
         assert_eq!(size_after_much(false), 32 * 1024);
         assert!(size_after_much(true) > 64 * 1024);
+    }
+
+    #[test]
+    fn a_receive_buffer_locked_as_it_is_keeps_its_size() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut receiver, _) = listener.accept().unwrap();
+        let before = SockRef::from(&receiver).recv_buffer_size().unwrap();
+        super::lock_receive_buffer(receiver.as_fd(), true).unwrap();
+        let sending = thread::spawn(move || sender.write_all(&vec![0; 16 << 20]));
+        receiver.read_exact(&mut vec![0; 16 << 20]).unwrap();
+        sending.join().unwrap().unwrap();
+        assert_eq!(SockRef::from(&receiver).recv_buffer_size().unwrap(), before);
     }
 
     #[test]

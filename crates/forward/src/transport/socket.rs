@@ -30,7 +30,7 @@ use rustix::{
 use socket2::SockRef;
 
 use super::{Transport, fd};
-use crate::limits::{KIB, NOTSENT_BYTES_MAX, UPSTREAM_RECEIVE_BYTES};
+use crate::limits::{KIB, NOTSENT_BYTES_MAX, UPSTREAM_RECEIVE_BYTES, UPSTREAM_RECEIVE_BYTES_MAX};
 
 /// A connected (or listening) stream socket.
 pub struct Socket {
@@ -43,12 +43,14 @@ pub struct Socket {
 /// Who chooses the size of the kernel's receive buffer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReceiveBuffer {
-    /// The kernel, as the traffic needs it.
+    /// The kernel, as the traffic needs it: on connections of clients.
     Free,
-    /// We, for connections to origins.
+    /// We, on connections to origins: it stays as it is.
     Fixed,
-    /// The kernel, for as long as a large body moves.
-    Freed,
+    /// The kernel, while a large body moves: it may grow.
+    Growing,
+    /// We, for ever: it is as large as it may be.
+    Grown,
 }
 
 impl Socket {
@@ -193,16 +195,28 @@ impl Transport for Socket {
     }
 
     fn expect_bulk(&self) {
-        if self.receive_buffer.get() == ReceiveBuffer::Fixed && fd::unlock_buffers(self.descriptor()).is_ok()
-        {
-            self.receive_buffer.set(ReceiveBuffer::Freed);
-        }
+        let (socket, is_full) = (self.descriptor(), || {
+            SockRef::from(&self.descriptor())
+                .recv_buffer_size()
+                .is_ok_and(|bytes| bytes >= UPSTREAM_RECEIVE_BYTES_MAX)
+        });
+        let next = match self.receive_buffer.get() {
+            ReceiveBuffer::Fixed if is_full() => ReceiveBuffer::Grown,
+            ReceiveBuffer::Fixed if fd::lock_receive_buffer(socket, false).is_ok() => ReceiveBuffer::Growing,
+            ReceiveBuffer::Growing if is_full() && fd::lock_receive_buffer(socket, true).is_ok() => {
+                ReceiveBuffer::Grown
+            }
+            unchanged => unchanged,
+        };
+        self.receive_buffer.set(next);
     }
 
     fn rested(&self) {
-        if self.receive_buffer.get() == ReceiveBuffer::Freed {
-            // Failing leaves it as large as it is.
-            let _ = self.fix_receive_buffer();
+        // It is not made smaller: the origin may have been told of the room, and what it sends there would be dropped.
+        if self.receive_buffer.get() == ReceiveBuffer::Growing
+            && fd::lock_receive_buffer(self.descriptor(), true).is_ok()
+        {
+            self.receive_buffer.set(ReceiveBuffer::Fixed);
         }
     }
 
