@@ -84,7 +84,9 @@ async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T
     loop {
         let started = worker.env.now();
         // Pipelined requests take turns with other connections, and so do all when they are many.
-        if !inbox.is_empty() || worker.env.is_crowded(started) {
+        if !inbox.is_empty() {
+            worker.env.give_way(Turn::Pipelined).await;
+        } else if worker.env.is_crowded(started) {
             worker.env.give_way(Turn::Request).await;
         }
         let live = worker.live.borrow().clone();

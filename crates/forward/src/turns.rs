@@ -12,7 +12,9 @@ use std::{
     time::Instant,
 };
 
-use crate::limits::{BULK_TURNS, CROWD_SPAN, HANDSHAKE_TURNS, REQUEST_TURNS, REQUESTS_UNDERWAY, TURN_BYTES};
+use crate::limits::{
+    BULK_TURNS, CROWD_SPAN, HANDSHAKE_TURNS, PIPELINED_TURNS, REQUEST_TURNS, REQUESTS_UNDERWAY, TURN_BYTES,
+};
 
 /// What somebody wants to go on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,15 +23,17 @@ pub(crate) enum Turn {
     Accept,
     /// A TLS handshake, up to the answer to the client's first message.
     Handshake,
-    /// A request that was already there when the one before it was answered, or that came while
-    /// [many](Underway::are_many) others are under way.
+    /// A request that came while [many](Underway::are_many) others are under way.
     Request,
+    /// A request that was already there when the one before it was answered: who pipelines does not hold up who waits for
+    /// an answer before asking again.
+    Pipelined,
     /// A body, after [`TURN_BYTES`] of bodies in this turn.
     Bulk,
 }
 
 impl Turn {
-    const ALL: [Turn; 4] = [Turn::Accept, Turn::Handshake, Turn::Request, Turn::Bulk];
+    const ALL: [Turn; 5] = [Turn::Accept, Turn::Handshake, Turn::Request, Turn::Pipelined, Turn::Bulk];
 
     /// How many are let on in one turn of the loop.
     const fn ration(self) -> usize {
@@ -37,6 +41,7 @@ impl Turn {
             Turn::Accept => usize::MAX,
             Turn::Handshake => HANDSHAKE_TURNS,
             Turn::Request => REQUEST_TURNS,
+            Turn::Pipelined => PIPELINED_TURNS,
             Turn::Bulk => BULK_TURNS,
         }
     }
