@@ -1,6 +1,7 @@
 //! Where a message body ends (RFC 9112 §6.3): by length, by its last chunk, or when the peer closes.
 //!
-//! Sans I/O: bytes are given as they come, content is skipped and not kept.
+//! Sans I/O: bytes are given as they come, content is skipped and not kept. Not the proxy's own reader: what judges its
+//! answers must not be wrong in the same place.
 
 /// The rest of a message body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -97,6 +97,11 @@ impl Body {
         }
     }
 
+    /// Whether so much is to come that it fills the largest buffer.
+    fn is_large(&self) -> bool {
+        matches!(self.state, State::Length(left) if left >= BULK_BUFFER_BYTES as u64)
+    }
+
     /// Whether the sender's closing ends the body as it should.
     fn ends_by_close(&self) -> bool {
         matches!(self.state, State::UntilClose)
@@ -269,14 +274,14 @@ pub(crate) async fn relay<E: Environment>(
     let mut bulk = false;
     loop {
         terms.sender.wait(env, from.readable()).await.map_err(|_| Fault::SenderSilent)?;
-        let is_large = body.wanted(terms.read_bytes_max) >= BULK_BUFFER_BYTES;
-        let mut buffer = match is_large.then(|| buffers.take_large(BULK_BUFFER_BYTES)).flatten() {
+        let large = body.is_large().then(|| buffers.take_large(BULK_BUFFER_BYTES));
+        let mut buffer = match large.flatten() {
             Some(buffer) => buffer,
             None if !bulk => buffers.take(RELAY_BUFFER_BYTES),
             None if moved < BULK_AFTER_BYTES => buffers.take_bulk(MIDDLE_BUFFER_BYTES),
             None => buffers.take_bulk(BULK_BUFFER_BYTES),
         };
-        if moved >= BULK_AFTER_BYTES {
+        if moved >= BULK_AFTER_BYTES && buffer.len() >= BULK_BUFFER_BYTES {
             from.expect_bulk();
         }
         let wanted = body.wanted(buffer.len().min(terms.read_bytes_max));
@@ -385,5 +390,19 @@ impl<'a> Piece<'a> {
             rest = &rest[consumed.max(1)..];
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_body_that_is_known_to_be_large_starts_with_the_largest_buffer() {
+        let is_large = |framing| Body::new(framing, u64::MAX).is_large();
+        assert!(is_large(BodyFraming::Length(BULK_BUFFER_BYTES as u64)));
+        assert!(!is_large(BodyFraming::Length(BULK_BUFFER_BYTES as u64 - 1)));
+        assert!(!is_large(BodyFraming::Chunked));
+        assert!(!is_large(BodyFraming::UntilClose));
     }
 }

@@ -43,9 +43,9 @@ pub struct Socket {
 /// Who chooses the size of the kernel's receive buffer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReceiveBuffer {
-    /// The kernel, as the traffic needs it: on connections of clients.
+    /// The kernel, as the traffic needs it: on connections of clients and on Unix sockets.
     Free,
-    /// We, on connections to origins: it stays as it is.
+    /// We, on TCP connections to origins: it stays as it is.
     Fixed,
     /// The kernel, while a large body moves: it may grow.
     Growing,
@@ -195,11 +195,11 @@ impl Transport for Socket {
     }
 
     fn expect_bulk(&self) {
-        let (socket, is_full) = (self.descriptor(), || {
-            SockRef::from(&self.descriptor())
-                .recv_buffer_size()
-                .is_ok_and(|bytes| bytes >= UPSTREAM_RECEIVE_BYTES_MAX)
-        });
+        let socket = self.descriptor();
+        let is_full = || {
+            let size = SockRef::from(&socket).recv_buffer_size();
+            size.is_ok_and(|bytes| bytes >= UPSTREAM_RECEIVE_BYTES_MAX)
+        };
         let next = match self.receive_buffer.get() {
             ReceiveBuffer::Fixed if is_full() => ReceiveBuffer::Grown,
             ReceiveBuffer::Fixed if fd::lock_receive_buffer(socket, false).is_ok() => ReceiveBuffer::Growing,
