@@ -31,6 +31,7 @@ use bytes::Bytes;
 use ringfence_http1::{BodyFraming, RequestHead};
 
 use crate::{
+    counters::{CLASSES_MAX, ExchangeKind, add, method_index},
     environment::Environment,
     failure::Failure,
     fields::{self, Client, Forwarded},
@@ -354,6 +355,10 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
 
     fn record(&self, head_bytes: &[u8], next: Next) {
         let (snapshot, progress) = (&self.live.snapshot, &self.progress);
+        let total = self.worker.env.now() - self.started;
+        if snapshot.measures {
+            self.measure(head_bytes, total);
+        }
         let server = progress
             .server
             .get()
@@ -369,12 +374,36 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
                 bytes_in: progress.bytes_in.get(),
                 bytes_out: progress.bytes_out.get(),
                 upstream: server.map(|name| (name, progress.answered.get())),
-                total: self.worker.env.now() - self.started,
+                total,
                 request_id: &self.request_id,
                 tls: self.peer.tls,
                 close: next.reason(),
             },
         );
+    }
+}
+
+impl<E: Environment, T: Transport> Exchange<'_, E, T> {
+    /// Counts the exchange by what it was.
+    fn measure(&self, head_bytes: &[u8], total: Duration) {
+        let (progress, counters) = (&self.progress, &self.worker.counters);
+        let class = (self.live.snapshot.classify)(
+            self.head.method_span().of(head_bytes),
+            route::path(self.head, head_bytes),
+        );
+        counters.exchanges.record(ExchangeKind {
+            listener: u16::try_from(self.peer.listener).unwrap_or(u16::MAX),
+            class,
+            method: method_index(self.head.method()),
+            status: progress.status.get().unwrap_or(0),
+        });
+        let of_class = &counters.classes[usize::from(class) % CLASSES_MAX];
+        of_class.total.record(total);
+        if let Some(answered) = progress.answered.get() {
+            of_class.upstream.record(answered);
+        }
+        add(&of_class.bytes_in, progress.bytes_in.get());
+        add(&of_class.bytes_out, progress.bytes_out.get());
     }
 }
 

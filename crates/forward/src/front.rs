@@ -14,6 +14,7 @@ use std::{
 use ringfence_http1::{HeadError, HeadScan, RequestHead};
 
 use crate::{
+    counters::count,
     environment::{Environment, before, within},
     exchange::{Exchange, Next, Paces},
     inbox::Inbox,
@@ -23,7 +24,7 @@ use crate::{
     respond::Refusal,
     transport::Transport,
     turns::Turn,
-    worker::{Live, Worker, count},
+    worker::{Live, Worker},
 };
 
 /// Serves requests until either side ends the connection.
@@ -33,10 +34,8 @@ pub(crate) async fn serve_connection<E: Environment, T: Transport>(
     peer: &Peer,
 ) {
     let _registration = worker.wakers.register().await;
-    let live = worker.live.borrow().clone();
-    let timeouts = &live.snapshot.timeouts;
     // The first request has to begin soon; between two there may be a pause.
-    let mut patience = timeouts.header_read;
+    let mut patience = worker.live.borrow().snapshot.timeouts.header_read;
     loop {
         match idle(worker, client, patience).await {
             Idle::Readable => {}
@@ -48,7 +47,7 @@ pub(crate) async fn serve_connection<E: Environment, T: Transport>(
         client.rested();
         // Boxed, so that an idle connection does not carry the size of a busy one.
         match Box::pin(serve_busy(worker, client, peer)).await {
-            Busy::Quiet => patience = timeouts.keep_alive_idle,
+            Busy::Quiet => patience = worker.live.borrow().snapshot.timeouts.keep_alive_idle,
             Busy::Ended => return,
         }
     }

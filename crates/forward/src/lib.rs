@@ -15,6 +15,7 @@ pub mod snapshot;
 pub mod stages;
 pub mod transport;
 
+mod counters;
 mod date;
 mod environment;
 mod exchange;
@@ -45,7 +46,9 @@ mod workers;
 #[cfg(fuzzing)]
 pub use simulation::script;
 
+pub use counters::{
+    BUCKETS, CLASSES_MAX, ClassCounters, Counters, ExchangeKind, Exchanges, Handshake, Histogram, METHODS,
+};
 pub use listen::bind;
 pub use record::{Batches, LogFormat, LogSender, log_queue};
-pub use worker::Counters;
-pub use workers::{Driver, Plan, Totals, Workers};
+pub use workers::{Driver, ListenerSocket, Plan, Totals, Workers};

@@ -77,6 +77,9 @@ pub struct Timeouts {
     pub linger: Duration,
     /// How long exchanges in flight may go on after SIGTERM.
     pub drain: Duration,
+    /// How long connections may stay open here after another process has taken over: long polls and WebSockets end at
+    /// their own time, and whoever is idle is not cut.
+    pub hand_over: Duration,
 }
 
 impl Default for Timeouts {
@@ -93,6 +96,7 @@ impl Default for Timeouts {
             tunnel_idle: Duration::from_secs(3600),
             linger: Duration::from_secs(30),
             drain: Duration::from_secs(30),
+            hand_over: Duration::from_secs(300),
         }
     }
 }

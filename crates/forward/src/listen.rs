@@ -17,6 +17,7 @@ use ringfence_tls::{ServerConfig, SessionError};
 use socket2::{Domain, Socket as Socket2, Type};
 
 use crate::{
+    counters::{Handshake, count},
     environment::{Environment, Ring, within},
     front,
     gate::{Gate, Pass},
@@ -30,7 +31,7 @@ use crate::{
         tls::{HandshakeError, Tls},
     },
     turns::Turn,
-    worker::{Worker, count},
+    worker::Worker,
 };
 
 /// Binds `address` once for each worker.
@@ -61,20 +62,29 @@ fn bound_socket(address: SocketAddr, shared: bool) -> io::Result<Socket2> {
     Ok(socket)
 }
 
-/// Accepts connections until the worker drains.
-pub(crate) async fn accept_loop(worker: Rc<Worker<Ring>>, gate: Arc<Gate>, socket: Socket, listener: usize) {
+/// Accepts connections until the worker drains or hands over, or the listener is configured no more. `is_lent`: somebody
+/// else holds the socket too, and goes on listening.
+pub(crate) async fn accept_loop(
+    worker: Rc<Worker<Ring>>,
+    gate: Arc<Gate>,
+    socket: Socket,
+    listener: usize,
+    is_lent: bool,
+) {
     let _registration = worker.wakers.register().await;
     // Descriptors or memory are short; told when it begins and when it ends.
     let mut starved = false;
     loop {
-        let draining = poll_fn(|cx| match socket.poll_readable(cx) {
-            _ if worker.draining.get() => Poll::Ready(true),
+        let closed = poll_fn(|cx| match socket.poll_readable(cx) {
+            _ if worker.is_closed(listener) => Poll::Ready(true),
             Poll::Ready(()) => Poll::Ready(false),
             Poll::Pending => Poll::Pending,
         });
-        if draining.await {
-            // Dropping it is not enough: the ring's own hold on it would keep the backlog filling.
-            socket.stop_listening();
+        if closed.await {
+            if !is_lent && !worker.handed_over.get() {
+                // Dropping it is not enough: the ring's own hold on it would keep the backlog filling.
+                socket.stop_listening();
+            }
             worker.listening.set(worker.listening.get() - 1);
             return;
         }
@@ -123,6 +133,7 @@ fn admit(
         }
         Err(refusal) => {
             count(&worker.counters.connections_refused);
+            count(&worker.counters.refusals[refusal as usize]);
             let is_plain = live.snapshot.listeners[listener].tls.is_none();
             // Over TLS an answer would cost a handshake, which is what the limit is there to save.
             if is_plain && worker.turned_away.get() < TURNED_AWAY_MAX {
@@ -185,6 +196,8 @@ async fn serve_tls(worker: &Rc<Worker<Ring>>, socket: Socket, config: Arc<Server
     let failure = match handshake.await {
         Ok(None) => return,
         Ok(Some(Ok(version))) => {
+            let kind = Handshake::of(version, client.resumed());
+            count(&worker.counters.handshakes[kind as usize]);
             peer.tls = Some(version.as_str());
             return front::serve_connection(&**worker, &*client, &peer).await;
         }

@@ -5,6 +5,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -12,11 +13,13 @@ use crate::limits::{SERVER_RETRY_AFTER, UPSTREAM_IDLE_MAX};
 
 /// The servers of one upstream, as one worker sees them.
 pub(crate) struct Pool<S> {
-    servers: Vec<ServerState<S>>,
+    /// Shared with the pool that follows this one after a change of the configuration.
+    servers: Vec<Rc<ServerState<S>>>,
     turn: Cell<usize>,
 }
 
-struct ServerState<S> {
+/// What is known of a server, and the idle connections to it.
+pub(crate) struct ServerState<S> {
     idle: RefCell<VecDeque<Idle<S>>>,
     /// The last dial failed; passed over until then while others work.
     avoid_until: Cell<Option<Instant>>,
@@ -27,12 +30,32 @@ struct Idle<S> {
     since: Instant,
 }
 
+impl<S> Default for ServerState<S> {
+    fn default() -> Self {
+        Self { idle: RefCell::default(), avoid_until: Cell::new(None) }
+    }
+}
+
 impl<S> Pool<S> {
     /// A pool for `servers` servers, at least one.
     pub(crate) fn new(servers: usize) -> Self {
-        assert!(servers > 0, "an upstream has at least one server");
-        let state = || ServerState { idle: RefCell::default(), avoid_until: Cell::new(None) };
-        Pool { servers: (0..servers).map(|_| state()).collect(), turn: Cell::new(0) }
+        Pool::of((0..servers).map(|_| Rc::default()).collect())
+    }
+
+    /// A pool of these servers, at least one.
+    pub(crate) fn of(servers: Vec<Rc<ServerState<S>>>) -> Self {
+        assert!(!servers.is_empty(), "an upstream has at least one server");
+        Pool { servers, turn: Cell::new(0) }
+    }
+
+    /// What is known of a server, for a pool that follows this one.
+    pub(crate) fn server(&self, index: usize) -> Rc<ServerState<S>> {
+        self.servers[index].clone()
+    }
+
+    /// Idle connections.
+    pub(crate) fn idle(&self) -> usize {
+        self.servers.iter().map(|server| server.idle.borrow().len()).sum()
     }
 
     /// The servers in the order in which to try them: from the one whose turn it is, those that failed lately last.

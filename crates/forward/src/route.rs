@@ -46,7 +46,7 @@ fn is_privileged(listener: &Listener, client: Client) -> bool {
 }
 
 /// The raw path: the target up to the query. What is asked of the server as a whole (`*`) is looked up as its root.
-fn path<'b>(head: &RequestHead, head_bytes: &'b [u8]) -> &'b [u8] {
+pub(crate) fn path<'b>(head: &RequestHead, head_bytes: &'b [u8]) -> &'b [u8] {
     if head.target_form() == TargetForm::Asterisk || head.path_prefix() == b"*" {
         return b"/";
     }

@@ -191,7 +191,7 @@ impl Simulation {
             due
         };
         if is_due(&self.reload_at) {
-            self.worker.live.replace(Live::new(snapshot(world)));
+            self.worker.apply(snapshot(world));
         }
         if is_due(&self.drain_at) {
             self.drain();
@@ -296,6 +296,7 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
             tls: None,
             privileged_networks: Vec::new(),
             redirect: false,
+            retired: false,
         }],
         upstreams: vec![
             Upstream { servers: vec![server(0), server(1)] },
@@ -306,5 +307,7 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
         strict_hosts: false,
         trusted_proxies: Vec::new(),
         refusals: vec![RefusalAnswers::new(|refusal| answer(refusal.status()))],
+        classify: |_, _| 0,
+        measures: true,
     })
 }

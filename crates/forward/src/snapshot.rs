@@ -19,12 +19,14 @@ use crate::{
 };
 
 /// A complete configuration of the data plane.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Bounds on what peers may send.
     pub limits: Limits,
     /// Bounds on how long peers may take.
     pub timeouts: Timeouts,
-    /// Listening addresses; a connection carries the index of its own.
+    /// Listening addresses; a connection carries the index of its own. A snapshot that follows another keeps what that had
+    /// where it was, and adds behind it.
     pub listeners: Vec<Listener>,
     /// Groups of servers; a rule names one by index.
     pub upstreams: Vec<Upstream>,
@@ -38,9 +40,14 @@ pub struct Snapshot {
     pub trusted_proxies: Vec<IpNet>,
     /// Answers of our own making, in each style that a rule can name. Style 0 serves whatever fails before routing.
     pub refusals: Vec<RefusalAnswers>,
+    /// The class of a request, from its method and raw path: below [`CLASSES_MAX`](crate::CLASSES_MAX).
+    pub classify: fn(&[u8], &[u8]) -> u8,
+    /// Whether exchanges are counted by what they are, with their times.
+    pub measures: bool,
 }
 
 /// One listening address.
+#[derive(Clone)]
 pub struct Listener {
     /// The address, as bound and as logged.
     pub address: SocketAddr,
@@ -50,15 +57,19 @@ pub struct Listener {
     pub privileged_networks: Vec<IpNet>,
     /// Every request is answered by a redirect to `https` (308), whatever the rules say.
     pub redirect: bool,
+    /// Not configured any more: no connection is accepted, and those that are open end with their next answer.
+    pub retired: bool,
 }
 
 /// Servers that answer the same requests; taken in turn.
+#[derive(Clone)]
 pub struct Upstream {
     /// At least one.
     pub servers: Vec<Server>,
 }
 
 /// One server of an upstream.
+#[derive(Clone)]
 pub struct Server {
     /// As the configuration spells it; for logs.
     pub name: String,
@@ -67,7 +78,7 @@ pub struct Server {
 }
 
 /// Where a server listens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerAddress {
     /// Addresses of one host, tried in order.
     Tcp(Vec<SocketAddr>),
@@ -76,6 +87,7 @@ pub enum ServerAddress {
 }
 
 /// The rules of one Host; the first that matches decides.
+#[derive(Clone)]
 pub struct Site {
     /// In order of precedence. A request that no rule matches is refused as unrouted.
     pub rules: Vec<Rule>,
@@ -84,6 +96,7 @@ pub struct Site {
 }
 
 /// What to do with some requests.
+#[derive(Clone)]
 pub struct Rule {
     /// Which raw paths (the target up to `?`) it is about.
     pub paths: PathMatch,
@@ -100,6 +113,7 @@ pub struct Rule {
 }
 
 /// How a rule looks at a path.
+#[derive(Clone)]
 pub enum PathMatch {
     /// Every path.
     Any,
@@ -123,6 +137,7 @@ pub enum MethodMatch {
 }
 
 /// What a rule does.
+#[derive(Clone)]
 pub enum Action {
     /// Sends the request to [`Snapshot::upstreams`] at this index.
     Forward(usize),

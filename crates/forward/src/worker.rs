@@ -7,10 +7,7 @@ use std::{
     ops::{Deref, DerefMut},
     pin::pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -18,13 +15,14 @@ use ringfence_http1::{OutgoingHead, RequestHead, ResponseHead};
 
 use crate::{
     buffers::Buffers,
+    counters::Counters,
     date::Calendar,
     environment::Environment,
-    pool::Pool,
+    pool::{Pool, ServerState},
     record::{Log, LogSender},
     request_id::RequestIds,
     shelf::Shelf,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, Upstream},
     transport::Transport,
     wakers::Wakers,
 };
@@ -39,6 +37,8 @@ pub(crate) struct Worker<E: Environment> {
     pub(crate) counters: Arc<Counters>,
     /// The configuration for exchanges that begin now.
     pub(crate) live: RefCell<Rc<Live<E>>>,
+    /// Another process accepts connections now: those that are open here end with their next answer.
+    pub(crate) handed_over: Cell<bool>,
     /// No new connections and requests; what is in flight goes on.
     pub(crate) draining: Cell<bool>,
     /// The time for draining is over: what is in flight ends now.
@@ -63,30 +63,27 @@ pub(crate) struct Live<E: Environment> {
     pub(crate) pools: Vec<Pool<E::Stream>>,
 }
 
-/// Counts of one worker, read by the control plane.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Connections accepted and admitted.
-    pub connections: AtomicU64,
-    /// Connections turned away by a limit.
-    pub connections_refused: AtomicU64,
-    /// Requests answered, by whomever.
-    pub requests: AtomicU64,
-    /// TLS handshakes that failed.
-    pub handshakes_failed: AtomicU64,
-    /// Panics caught; each ended one connection.
-    pub panics: AtomicU64,
-}
-
-/// Adds one. There is one writer, so that no locked instruction is needed.
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-}
-
 impl<E: Environment> Live<E> {
     pub(crate) fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
         let pools = snapshot.upstreams.iter().map(|upstream| Pool::new(upstream.servers.len())).collect();
         Rc::new(Live { snapshot, pools })
+    }
+
+    /// What follows `self`: servers that stay keep their connections and their record.
+    fn followed_by(&self, snapshot: Arc<Snapshot>) -> Rc<Self> {
+        let state = |name: &str| self.server(name).unwrap_or_default();
+        let pool = |upstream: &Upstream| {
+            Pool::of(upstream.servers.iter().map(|server| state(&server.name)).collect())
+        };
+        let pools = snapshot.upstreams.iter().map(pool).collect();
+        Rc::new(Live { snapshot, pools })
+    }
+
+    fn server(&self, name: &str) -> Option<Rc<ServerState<E::Stream>>> {
+        self.snapshot.upstreams.iter().zip(&self.pools).find_map(|(upstream, pool)| {
+            let index = upstream.servers.iter().position(|server| server.name == name)?;
+            Some(pool.server(index))
+        })
     }
 }
 
@@ -105,6 +102,7 @@ impl<E: Environment> Worker<E> {
             log: Log::new(log),
             counters,
             live: RefCell::new(Live::new(snapshot)),
+            handed_over: Cell::new(false),
             draining: Cell::new(false),
             cut: Cell::new(false),
             listening: Cell::new(0),
@@ -115,6 +113,49 @@ impl<E: Environment> Worker<E> {
             outgoing_heads: Shelf::default(),
             request_heads: Shelf::default(),
         })
+    }
+
+    /// Goes on with another configuration. Exchanges that have begun keep theirs.
+    pub(crate) fn apply(&self, snapshot: Arc<Snapshot>) {
+        let next = self.live.borrow().followed_by(snapshot);
+        self.live.replace(next);
+        // Those that accept for a listener that is no more.
+        self.wakers.wake_all();
+    }
+
+    /// Stops accepting, and answers whatever comes over connections that are open.
+    pub(crate) fn hand_over(&self) {
+        self.handed_over.set(true);
+        self.wakers.wake_all();
+    }
+
+    /// Whether no connection is to be accepted for this listener any more.
+    pub(crate) fn is_closed(&self, listener: usize) -> bool {
+        self.leaves(listener).is_some()
+    }
+
+    /// Why a connection of this listener is to end with its next answer.
+    pub(crate) fn leaves(&self, listener: usize) -> Option<&'static str> {
+        if self.draining.get() {
+            return Some("draining");
+        }
+        if self.handed_over.get() {
+            return Some("upgraded-binary");
+        }
+        self.live.borrow().snapshot.listeners[listener].retired.then_some("listener-removed")
+    }
+
+    /// Whether nothing is accepted and nothing is served any more.
+    pub(crate) fn is_done(&self) -> bool {
+        self.listening.get() + self.open.get() == 0
+    }
+
+    /// Writes down what is not counted as it happens.
+    pub(crate) fn take_stock(&self) {
+        let store =
+            |gauge: &std::sync::atomic::AtomicU64, value: usize| gauge.store(value as u64, Ordering::Relaxed);
+        store(&self.counters.open, self.open.get());
+        store(&self.counters.upstream_idle, self.live.borrow().pools.iter().map(Pool::idle).sum());
     }
 
     /// Stops taking work; idle connections end.

@@ -16,6 +16,7 @@ use std::{
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use crate::{
+    counters::Counters,
     environment::{Environment, Ring, before, within},
     gate::Gate,
     limits::{RING_COMPLETIONS, RING_ENTRIES, SWEEP_TICKS, TICK},
@@ -24,7 +25,7 @@ use crate::{
     relay::read_now,
     snapshot::Snapshot,
     transport::{Transport, socket::Socket},
-    worker::{Counters, Worker},
+    worker::Worker,
 };
 
 /// How the workers wait for the kernel.
@@ -40,12 +41,22 @@ pub enum Driver {
 pub struct Plan {
     /// The configuration to begin with.
     pub snapshot: Arc<Snapshot>,
-    /// For each worker the sockets that it accepts from, one for each listener of the snapshot, in its order.
-    pub sockets: Vec<Vec<OwnedFd>>,
+    /// For each worker the sockets that it accepts from.
+    pub sockets: Vec<Vec<ListenerSocket>>,
     /// Where access log lines go; `None`: nowhere.
     pub log: Option<LogSender>,
     /// `None`: io_uring, or epoll where it is refused.
     pub driver: Option<Driver>,
+}
+
+/// A socket that one worker accepts connections from.
+pub struct ListenerSocket {
+    /// Index into [`Snapshot::listeners`].
+    pub listener: usize,
+    /// It listens already.
+    pub socket: OwnedFd,
+    /// Somebody else holds it too and goes on listening: it is let go of in the end, not shut.
+    pub is_lent: bool,
 }
 
 /// The running workers.
@@ -61,8 +72,21 @@ struct Handle {
 }
 
 enum Message {
+    Apply { snapshot: Arc<Snapshot>, sockets: Vec<ListenerSocket>, done: Sender<()> },
+    HandOver,
     Drain,
 }
+
+impl Handle {
+    /// A worker that is gone hears nothing, and need not.
+    fn tell(&mut self, message: Message) {
+        let _ = self.mailbox.send(message);
+        let _ = self.bell.write_all(b"!");
+    }
+}
+
+/// How long workers may take to take over a configuration: a loop turn, that of an overloaded machine.
+const APPLY_WAIT: Duration = Duration::from_secs(5);
 
 impl Workers {
     /// Starts one thread for each entry of `plan.sockets` and waits until all of them accept connections.
@@ -106,18 +130,51 @@ impl Workers {
         Ok(workers)
     }
 
+    /// Goes on with another configuration: exchanges that begin now are served by `snapshot`, whose first listeners are those
+    /// of the one before. No connection is closed. `sockets` are those of added listeners, for each worker. Returns when
+    /// every worker has it.
+    ///
+    /// # Errors
+    /// When a worker does not say so within some seconds; it will have it when it comes to it.
+    pub fn apply(&mut self, snapshot: &Arc<Snapshot>, sockets: Vec<Vec<ListenerSocket>>) -> io::Result<()> {
+        let (done, dones) = channel();
+        let mut sockets = sockets.into_iter();
+        for worker in &mut self.workers {
+            let (snapshot, sockets) = (snapshot.clone(), sockets.next().unwrap_or_default());
+            worker.tell(Message::Apply { snapshot, sockets, done: done.clone() });
+        }
+        drop(done);
+        for _ in &self.workers {
+            dones.recv_timeout(APPLY_WAIT).map_err(|_| io::Error::other("a worker does not answer"))?;
+        }
+        Ok(())
+    }
+
+    /// Tells the workers that another process accepts connections from the same sockets now. They stop to do so, and end
+    /// connections with the next answer over each or when it has been idle too long. What is left after
+    /// `Timeouts::hand_over` is [drained](Self::drain).
+    pub fn hand_over(&mut self) {
+        self.workers.iter_mut().for_each(|worker| worker.tell(Message::HandOver));
+    }
+
     /// Tells the workers to stop accepting, to end idle connections and to finish what is in flight.
     pub fn drain(&mut self) {
-        for worker in &mut self.workers {
-            // A worker that is gone has drained.
-            let _ = worker.mailbox.send(Message::Drain);
-            let _ = worker.bell.write_all(b"!");
-        }
+        self.workers.iter_mut().for_each(|worker| worker.tell(Message::Drain));
+    }
+
+    /// What each worker has counted so far.
+    pub fn counters(&self) -> Vec<Arc<Counters>> {
+        self.workers.iter().map(|worker| worker.counters.clone()).collect()
     }
 
     /// Whether a worker has ended although it was not told to.
     pub fn has_lost_one(&self) -> bool {
         self.workers.iter().any(|worker| worker.thread.is_finished())
+    }
+
+    /// Whether every worker has ended: [`join`](Self::join) will not wait.
+    pub fn have_ended(&self) -> bool {
+        self.workers.iter().all(|worker| worker.thread.is_finished())
     }
 
     /// Waits for the workers' threads. They end when their connections have, at the latest `Timeouts::drain` after
@@ -162,7 +219,7 @@ impl Totals {
 
 /// What a worker's thread is given.
 struct Seat {
-    sockets: Vec<OwnedFd>,
+    sockets: Vec<ListenerSocket>,
     snapshot: Arc<Snapshot>,
     log: Option<LogSender>,
     driver: Option<Driver>,
@@ -212,18 +269,12 @@ impl Seat {
             Err(error) => return drop(self.started.send(Err(error))),
         };
         let worker = Worker::new(ring, self.snapshot.clone(), self.log.take(), self.counters.clone());
-        for (listener, socket) in mem::take(&mut self.sockets).into_iter().enumerate() {
-            match Socket::new(socket) {
-                Ok(socket) => {
-                    worker.listening.set(worker.listening.get() + 1);
-                    drop(monoio::spawn(listen::accept_loop(
-                        worker.clone(),
-                        self.gate.clone(),
-                        socket,
-                        listener,
-                    )));
-                }
-                Err(error) => return drop(self.started.send(Err(error))),
+        // As the system calls it; Linux has no more than 2^22 of them.
+        let thread = nix::unistd::gettid().as_raw().unsigned_abs();
+        self.counters.thread.store(thread, std::sync::atomic::Ordering::Relaxed);
+        for socket in mem::take(&mut self.sockets) {
+            if let Err(error) = self.accept_from(&worker, socket) {
+                return drop(self.started.send(Err(error)));
             }
         }
         let bell = match self.ringing.take().map(Socket::new) {
@@ -237,14 +288,48 @@ impl Seat {
         worker.log.flush();
     }
 
+    fn accept_from(&self, worker: &Rc<Worker<Ring>>, socket: ListenerSocket) -> io::Result<()> {
+        let ListenerSocket { listener, socket, is_lent } = socket;
+        let (worker, gate, socket) = (worker.clone(), self.gate.clone(), Socket::new(socket)?);
+        worker.listening.set(worker.listening.get() + 1);
+        drop(monoio::spawn(listen::accept_loop(worker, gate, socket, listener, is_lent)));
+        Ok(())
+    }
+
     /// Does what the control plane says until it says to stop, and the last connection has ended.
     async fn obey(&self, worker: &Rc<Worker<Ring>>, bell: &Socket) {
+        let mut handed_over_until = None;
         while !worker.draining.get() {
-            bell.readable().await;
+            match handed_over_until {
+                None => bell.readable().await,
+                Some(_) if worker.is_done() => return,
+                Some(until) if worker.env.recently() >= until => {
+                    worker.drain();
+                    break;
+                }
+                Some(_) => drop(within(&worker.env, DRAIN_LOOK, bell.readable()).await),
+            }
             let mut rings = [0; 16];
             let hung_up = matches!(read_now(bell, &mut rings).await, Some(Ok(0) | Err(_)));
-            for Message::Drain in self.messages.try_iter() {
-                worker.drain();
+            for message in self.messages.try_iter() {
+                match message {
+                    Message::Apply { snapshot, sockets, done } => {
+                        worker.apply(snapshot);
+                        for socket in sockets {
+                            if let Err(error) = self.accept_from(worker, socket) {
+                                tracing::error!(%error, "a listener cannot be accepted from");
+                            }
+                        }
+                        // Who asked may have lost patience.
+                        let _ = done.send(());
+                    }
+                    Message::HandOver => {
+                        worker.hand_over();
+                        let limit = worker.live.borrow().snapshot.timeouts.hand_over;
+                        handed_over_until = Some(worker.env.recently() + limit);
+                    }
+                    Message::Drain => worker.drain(),
+                }
             }
             if hung_up {
                 worker.drain();
@@ -252,7 +337,7 @@ impl Seat {
         }
         let deadline = worker.env.recently() + worker.live.borrow().snapshot.timeouts.drain;
         let empty = async || {
-            while worker.listening.get() + worker.open.get() > 0 {
+            while !worker.is_done() {
                 monoio::time::sleep(DRAIN_LOOK).await;
             }
         };
@@ -291,6 +376,7 @@ async fn tick(worker: Rc<Worker<Ring>>) {
     for turn in 1_u32.. {
         monoio::time::sleep(TICK).await;
         worker.log.flush();
+        worker.take_stock();
         if turn % SWEEP_TICKS == 0 {
             worker.sweep();
         }

@@ -33,6 +33,42 @@ pub enum EndpointClass {
     Other,
 }
 
+impl EndpointClass {
+    /// Every class, in the order of its discriminant.
+    pub const ALL: [EndpointClass; 12] = [
+        EndpointClass::Sync,
+        EndpointClass::Send,
+        EndpointClass::MediaUpload,
+        EndpointClass::MediaDownload,
+        EndpointClass::Keys,
+        EndpointClass::Login,
+        EndpointClass::Register,
+        EndpointClass::FederationSend,
+        EndpointClass::FederationRead,
+        EndpointClass::KeyServer,
+        EndpointClass::WellKnown,
+        EndpointClass::Other,
+    ];
+
+    /// As metrics and configurations name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            EndpointClass::Sync => "sync",
+            EndpointClass::Send => "send",
+            EndpointClass::MediaUpload => "media_up",
+            EndpointClass::MediaDownload => "media_down",
+            EndpointClass::Keys => "keys",
+            EndpointClass::Login => "login",
+            EndpointClass::Register => "register",
+            EndpointClass::FederationSend => "federation_send",
+            EndpointClass::FederationRead => "federation_read",
+            EndpointClass::KeyServer => "key_server",
+            EndpointClass::WellKnown => "well_known",
+            EndpointClass::Other => "other",
+        }
+    }
+}
+
 /// The class of a request with this method and this raw path (the request target up to `?`).
 pub fn classify(method: &[u8], raw_path: &[u8]) -> EndpointClass {
     // A preflight costs nothing, whatever it asks about.

@@ -21,13 +21,24 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve, until SIGTERM or SIGINT.
     ///
-    /// Both signals drain: no new connections, requests in flight get `timeouts.drain` to end.
+    /// Both signals drain: no new connections, requests in flight get `timeouts.drain` to end. SIGHUP reloads, SIGUSR2
+    /// upgrades, SIGUSR1 reopens the access log.
     Run(ConfigFile),
     /// Check a config file and say what it means.
     ///
     /// Prints what would listen where, which certificate answers for which name until when, and what is routed
     /// where. Every error is told at once, with file, line and column; the exit status is 1 if there is one.
     Check(ConfigFile),
+    /// Let the running ringfence read its config file and its certificates again.
+    ///
+    /// The file is checked whole; with any error in it nothing changes, and the error is told here. No connection is closed:
+    /// exchanges in flight end with the configuration that they began with. SIGHUP does the same.
+    Reload(ConfigFile),
+    /// Let the binary that is installed now take over from the running one.
+    ///
+    /// The new process gets the listening sockets, so that no connection is refused; the old one finishes what it has begun,
+    /// for up to `timeouts.hand_over`. If the new one does not start, nothing changes. SIGUSR2 does the same.
+    Upgrade(ConfigFile),
     /// Try it now: no config file, no root, nothing left behind.
     ///
     /// Serves a stand-in homeserver on 127.0.0.1:8443 and :8448 with a throwaway certificate, and prints the curl

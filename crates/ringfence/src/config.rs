@@ -29,7 +29,7 @@ pub(crate) use limits::{Limits, Timeouts};
 pub(crate) use listener::{Listener, Role};
 pub(crate) use problem::{Place, Problem, Problems};
 pub(crate) use route::Route;
-pub(crate) use server::{AccessLog, AccessLogFormat, Server};
+pub(crate) use server::{AccessLog, AccessLogFormat, Admin, Server};
 pub(crate) use units::{format_duration, format_size};
 pub(crate) use upstream::{Server as UpstreamServer, Upstream};
 
@@ -62,6 +62,15 @@ pub(crate) fn load(file: &Path) -> Result<Config, Problems> {
         Problems::of_file(file, format!("cannot be read: {error}; name a readable text file"))
     })?;
     parse(file, &text)
+}
+
+/// Where the admin listener is, as far as the file tells, whatever else is wrong with it.
+pub(crate) fn admin(file: &Path) -> Admin {
+    let Ok(text) = fs::read_to_string(file) else { return Admin::Usual };
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let reader = Reader::new(&text, SCHEMAS);
+    let root = Table::root(&reader, &ROOT, document.get_ref());
+    Server::read(&root.child("server", &server::SCHEMA), file.parent().unwrap_or(Path::new(""))).admin
 }
 
 /// Checks the text of a config file; relative paths in it are meant from the folder of `file`.

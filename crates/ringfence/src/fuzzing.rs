@@ -62,7 +62,8 @@ fn check_config(config: &Config) {
     assert!(servers().next().is_some() && !config.listeners.is_empty(), "it serves nothing");
     // Names would be looked up.
     if servers().all(|server| is_address(&server.value)) {
-        let snapshot = presets::snapshot(config, vec![certificate()]).expect("no file and no name is needed");
+        let snapshot =
+            presets::snapshot(config, vec![certificate()], None).expect("no file and no name is needed");
         check_snapshot(&snapshot);
     }
 }

@@ -4,6 +4,7 @@
 //! a library so that `fuzz/`, `benches/` and `tests/` can reach what they need; nobody else is meant to use it.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod certificates;
 mod check;
 mod cli;
@@ -17,7 +18,7 @@ mod run;
 #[doc(hidden)]
 pub mod stages;
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, path::Path, process::ExitCode};
 
 use clap::Parser;
 
@@ -34,10 +35,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Asks the running ringfence to do something, and says what it has done.
+fn tell(config: &Path, path: &str) -> Result<(), Box<dyn Error>> {
+    let admin::Asked { status, content } = admin::ask(config, "POST", path)?;
+    match status {
+        200 => {
+            print!("{content}");
+            Ok(())
+        }
+        _ => Err(content.trim_end().into()),
+    }
+}
+
 fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Check(file) => check::run(&file.config),
-        Command::Run(file) => run::run(config::load(&file.config)?),
+        Command::Run(file) => run::run(config::load(&file.config).inspect_err(run::upgrade::cannot_follow)?),
+        Command::Reload(file) => tell(&file.config, "/reload"),
+        Command::Upgrade(file) => tell(&file.config, "/upgrade"),
         Command::Demo => demo::run(),
     }
 }

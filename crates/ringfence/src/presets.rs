@@ -18,18 +18,24 @@ use ringfence_forward::{
     snapshot::{self, Action, MethodMatch, PathMatch, Rule, ServerAddress, Snapshot},
 };
 use ringfence_matrix::{CORS_FIELD_LINES, ErrorCode, JSON_FIELD_LINE, body, is_admin};
-use ringfence_tls::{Certificate, ServerConfig, server_config};
+use ringfence_tls::{Certificate, ServerConfig, server_config, server_config_after};
 
 use crate::{
-    config::{Config, Limits, Listener, Problem, Problems, Role, Timeouts, Upstream, UpstreamServer},
+    config::{Admin, Config, Limits, Listener, Problem, Problems, Role, Timeouts, Upstream, UpstreamServer},
     routing::{self, Entry, Site, Target},
 };
 
 /// Everything that the workers need. Looks up the names of upstreams on the way.
-pub(crate) fn snapshot(config: &Config, certificates: Vec<Certificate>) -> Result<Snapshot, Box<dyn Error>> {
+///
+/// What follows the snapshot `before` keeps its listeners, in their places, and its ticket keys.
+pub(crate) fn snapshot(
+    config: &Config,
+    certificates: Vec<Certificate>,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot, Failed> {
     let upstreams = resolve(config)?;
     let speaks_tls = config.listeners.iter().any(|listener| listener.tls);
-    let tls = speaks_tls.then(|| server_config(certificates)).transpose()?;
+    let tls = speaks_tls.then(|| tls_config(certificates, before)).transpose()?;
     let sites = routing::sites(config);
     let hosts = sites
         .iter()
@@ -38,18 +44,68 @@ pub(crate) fn snapshot(config: &Config, certificates: Vec<Certificate>) -> Resul
     Ok(Snapshot {
         limits: data_plane_limits(&config.limits),
         timeouts: data_plane_timeouts(&config.timeouts),
-        listeners: config
-            .listeners
-            .iter()
-            .map(|listener| data_plane_listener(listener, tls.as_ref()))
-            .collect(),
+        listeners: listeners(config, tls.as_ref(), before),
         upstreams,
         hosts: hosts.collect(),
         sites: sites.iter().map(|site| data_plane_site(config, site)).collect(),
         strict_hosts: config.strict_hosts,
         trusted_proxies: config.trusted_proxies.clone(),
         refusals: vec![matrix_refusals(), plain_refusals()],
+        classify,
+        measures: config.server.admin != Admin::Off,
     })
+}
+
+/// An error that may be told by another thread than the one that met it.
+pub(crate) type Failed = Box<dyn Error + Send + Sync>;
+
+/// The same with other certificates.
+pub(crate) fn with_certificates(
+    snapshot: &Snapshot,
+    certificates: Vec<Certificate>,
+) -> Result<Snapshot, Failed> {
+    let tls = tls_config(certificates, Some(snapshot))?;
+    let mut next = snapshot.clone();
+    for listener in &mut next.listeners {
+        listener.tls = listener.tls.take().map(|_| tls.clone());
+    }
+    Ok(next)
+}
+
+fn tls_config(
+    certificates: Vec<Certificate>,
+    before: Option<&Snapshot>,
+) -> Result<Arc<ServerConfig>, Failed> {
+    let before =
+        before.and_then(|snapshot| snapshot.listeners.iter().find_map(|listener| listener.tls.as_ref()));
+    Ok(match before {
+        Some(before) => server_config_after(certificates, before)?,
+        None => server_config(certificates)?,
+    })
+}
+
+/// Those of `before` in their places, whatever has become of them, and new ones behind.
+fn listeners(
+    config: &Config,
+    tls: Option<&Arc<ServerConfig>>,
+    before: Option<&Snapshot>,
+) -> Vec<snapshot::Listener> {
+    let mut wanted: Vec<_> =
+        config.listeners.iter().map(|listener| data_plane_listener(listener, tls)).collect();
+    let mut listeners = Vec::new();
+    for known in before.map_or(&[][..], |snapshot| &snapshot.listeners) {
+        let next = match wanted.iter().position(|listener| listener.address == known.address) {
+            Some(index) => wanted.remove(index),
+            None => snapshot::Listener { retired: true, ..known.clone() },
+        };
+        listeners.push(next);
+    }
+    listeners.append(&mut wanted);
+    listeners
+}
+
+fn classify(method: &[u8], raw_path: &[u8]) -> u8 {
+    ringfence_matrix::classify(method, raw_path) as u8
 }
 
 /// Looks up the names of all upstreams, or tells which have no address.
@@ -92,6 +148,7 @@ fn data_plane_listener(listener: &Listener, tls: Option<&Arc<ServerConfig>>) -> 
         tls: tls.filter(|_| listener.tls).cloned(),
         privileged_networks: listener.admin_from.clone(),
         redirect: listener.role == Role::Redirect,
+        retired: false,
     }
 }
 
@@ -233,6 +290,7 @@ fn data_plane_timeouts(timeouts: &Timeouts) -> limits::Timeouts {
         tunnel_idle: timeouts.tunnel_idle,
         linger: timeouts.linger,
         drain: timeouts.drain,
+        hand_over: timeouts.hand_over,
     }
 }
 

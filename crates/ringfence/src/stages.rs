@@ -11,5 +11,6 @@ use crate::{config, presets};
 /// # Errors
 /// What is wrong with the text.
 pub fn snapshot(text: &str) -> Result<Snapshot, Box<dyn Error>> {
-    presets::snapshot(&config::parse(Path::new("ringfence.toml"), text)?, Vec::new())
+    let config = config::parse(Path::new("ringfence.toml"), text)?;
+    presets::snapshot(&config, Vec::new(), None).map_err(|error| error as Box<dyn Error>)
 }

@@ -29,8 +29,7 @@ pub const TLS13_TICKETS: usize = 2;
 /// Makes the configuration for `certificates`; the first one is the default.
 ///
 /// To be made once and shared by all workers: a ticket that one worker issued is then good at every
-/// other. A configuration made later has new ticket keys, so clients that come back after a reload
-/// make a full handshake once.
+/// other. One made by [`server_config_after`] has the ticket keys of the one before it.
 ///
 /// # Tickets
 /// AES-256-CBC with HMAC-SHA-256 (RFC 5077 §4), a new key every [`TICKET_KEY_LIFE`], the previous one
@@ -45,6 +44,25 @@ pub const TLS13_TICKETS: usize = 2;
 /// [`CertificateFault::NoneConfigured`] without a certificate, [`CertificateFault::Setup`] when the
 /// cryptographic library cannot start (no randomness).
 pub fn server_config(certificates: Vec<Certificate>) -> Result<Arc<ServerConfig>, CertificateError> {
+    build(certificates, None)
+}
+
+/// As [`server_config`], with the ticket keys of the configuration `before`, so that clients resume
+/// their sessions across a reload.
+///
+/// # Errors
+/// As [`server_config`].
+pub fn server_config_after(
+    certificates: Vec<Certificate>,
+    before: &ServerConfig,
+) -> Result<Arc<ServerConfig>, CertificateError> {
+    build(certificates, Some(before))
+}
+
+fn build(
+    certificates: Vec<Certificate>,
+    before: Option<&ServerConfig>,
+) -> Result<Arc<ServerConfig>, CertificateError> {
     if certificates.is_empty() {
         return Err(CertificateError::general(CertificateFault::NoneConfigured));
     }
@@ -56,7 +74,10 @@ pub fn server_config(certificates: Vec<Certificate>) -> Result<Arc<ServerConfig>
         .with_no_client_auth()
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![ALPN_HTTP_1_1.to_vec()];
-    config.ticketer = Arc::new(Tickets::new(Ticketer::new, Instant::now()).map_err(setup)?);
+    config.ticketer = match before {
+        Some(before) => before.ticketer.clone(),
+        None => Arc::new(Tickets::new(Ticketer::new, Instant::now()).map_err(setup)?),
+    };
     config.send_tls13_tickets = TLS13_TICKETS;
     // Tickets carry the state: a cache of session ids would be a lock and memory for nothing.
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -31,7 +31,7 @@ mod session;
 mod tickets;
 
 pub use certificate::{Certificate, CertificateError, CertificateFault};
-pub use config::{ALPN_HTTP_1_1, TLS13_TICKETS, server_config};
+pub use config::{ALPN_HTTP_1_1, TLS13_TICKETS, server_config, server_config_after};
 pub use resolver::CertificateResolver;
 pub use rustls::ServerConfig;
 pub use session::{

@@ -232,7 +232,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         if self.progress.request_length.get().is_none() {
             return Some("answered-early");
         }
-        self.worker.draining.get().then_some("draining")
+        self.worker.leaves(self.peer.listener)
     }
 }
 

@@ -7,6 +7,7 @@ use ringfence_http1::{Method, TargetForm};
 
 use super::{Exchange, Next};
 use crate::{
+    counters::count,
     environment::Environment,
     failure::Failure,
     relay::{self, Message},
@@ -23,11 +24,13 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
 
     /// Sends the answer to something that cannot be served.
     pub(super) async fn refuse(&self, refusal: Refusal, style: usize) -> Next {
+        count(&self.worker.counters.refusals[refusal as usize]);
         self.answer(self.live.snapshot.refusals[style].of(refusal)).await
     }
 
     /// Refuses a request whose head cannot be served; `received` is what came of it.
     pub(crate) async fn refuse_head(&self, refusal: Refusal, received: &[u8]) -> Next {
+        count(&self.worker.counters.refusals[refusal as usize]);
         let answer = self.live.snapshot.refusals[0].of(refusal);
         let next = match self.send_answer(answer, Some("head-refused")).await {
             // Where this request ends is not known.
@@ -46,6 +49,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         }
         self.progress.status.set(None);
         let Some(refusal) = failure.refusal() else { return Next::Abort(failure.as_str()) };
+        count(&self.worker.counters.refusals[refusal as usize]);
         let answer = self.live.snapshot.refusals[style].of(refusal);
         self.send_answer(answer, Some(failure.as_str())).await
     }
@@ -68,7 +72,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let close = match self.head.close_reason() {
             Some(reason) => Some(reason.as_str()),
             None if self.progress.request_length.get().is_none() => Some(failure.unwrap_or("body-unread")),
-            None => worker.draining.get().then_some("draining"),
+            None => worker.leaves(self.peer.listener),
         };
         let mut out = worker.outgoing_head();
         let mut line = [0; STATUS_LINES_BYTES_MAX];

@@ -239,7 +239,7 @@ impl Stage {
             Cue::RefuseDialling => self.origins.next.set(Dialling::Refused),
             Cue::IgnoreDialling => self.origins.next.set(Dialling::Ignored),
             Cue::Drain => self.worker.drain(),
-            Cue::Reload => drop(self.worker.live.replace(Live::new(open_snapshot(&self.world)))),
+            Cue::Reload => self.worker.apply(open_snapshot(&self.world)),
             Cue::Sweep => self.worker.sweep(),
             Cue::Split => {}
         }

@@ -87,6 +87,7 @@ impl World {
             tunnel_idle: seconds(2, 12),
             linger: seconds(2, 8),
             drain: seconds(2, 8),
+            hand_over: seconds(2, 8),
         };
         let calm = rng.once_in(4);
         let server = || match rng.below(8) {

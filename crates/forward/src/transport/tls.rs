@@ -70,6 +70,11 @@ impl<T: Transport> Tls<T> {
         poll_fn(|cx| self.poll_handshake(cx)).await
     }
 
+    /// Whether the handshake resumed an earlier session.
+    pub fn resumed(&self) -> bool {
+        self.state.borrow().session.resumed()
+    }
+
     /// The connection underneath; what is written to it is in the clear.
     pub fn inner(&self) -> &T {
         &self.inner

@@ -85,6 +85,10 @@ pub(crate) const LINGER: Bound<Duration> = Bound { default: secs(30), min: SHORT
 /// How long exchanges in flight may go on after SIGTERM: the 30 s of an ordinary long poll.
 pub(crate) const DRAIN: Bound<Duration> = Bound { default: secs(30), min: SHORTEST, max: mins(60) };
 
+/// How long connections may stay open in a process that was upgraded, until they end on their own: five minutes are
+/// more than a long poll takes. WebSockets are cut then, so a site that lives on them may choose hours.
+pub(crate) const HAND_OVER: Bound<Duration> = Bound { default: mins(5), min: SHORTEST, max: mins(24 * 60) };
+
 /// No wait is shorter: a busy machine needs that long to schedule a thread.
 const SHORTEST: Duration = Duration::from_millis(10);
 
@@ -163,6 +167,8 @@ pub(crate) struct Timeouts {
     pub(crate) linger: Duration,
     /// See [`DRAIN`].
     pub(crate) drain: Duration,
+    /// See [`HAND_OVER`].
+    pub(crate) hand_over: Duration,
 }
 
 pub(crate) const TIMEOUTS_SCHEMA: Schema = Schema {
@@ -179,6 +185,7 @@ pub(crate) const TIMEOUTS_SCHEMA: Schema = Schema {
         "tunnel_idle",
         "linger",
         "drain",
+        "hand_over",
     ],
 };
 
@@ -196,6 +203,7 @@ impl Timeouts {
             tunnel_idle: table.duration("tunnel_idle", &TUNNEL_IDLE),
             linger: table.duration("linger", &LINGER),
             drain: table.duration("drain", &DRAIN),
+            hand_over: table.duration("hand_over", &HAND_OVER),
         }
     }
 }

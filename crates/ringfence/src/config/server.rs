@@ -1,12 +1,16 @@
 //! `[server]`: the process itself.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use tracing_subscriber::EnvFilter;
 
 use super::{
     limits::WORKERS,
     reader::{At, Schema, Table},
+    upstream::SOCKET_PATH_BYTES_MAX,
 };
 
 /// How the process runs and what it writes.
@@ -18,6 +22,8 @@ pub(crate) struct Server {
     pub(crate) user: Option<At<String>>,
     pub(crate) access_log: AccessLog,
     pub(crate) access_log_format: AccessLogFormat,
+    /// Where the process can be watched and told what to do.
+    pub(crate) admin: Admin,
     /// What is told of life-cycle and errors: a filter of `tracing`.
     pub(crate) log: String,
 }
@@ -37,14 +43,42 @@ pub(crate) enum AccessLogFormat {
     Json,
 }
 
+/// Where the admin listener is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Admin {
+    Off,
+    /// At [`ADMIN_SOCKET`], if that can be made and nobody else is there.
+    Usual,
+    /// A Unix socket: whoever may open it may also reload and upgrade.
+    Unix(PathBuf),
+    /// On loopback, for reading: every user of the machine can come.
+    Tcp(SocketAddr),
+}
+
+impl Admin {
+    /// The path of the Unix socket, if it is one.
+    pub(crate) fn socket(&self) -> Option<&Path> {
+        match self {
+            Admin::Usual => Some(Path::new(ADMIN_SOCKET)),
+            Admin::Unix(path) => Some(path),
+            Admin::Off | Admin::Tcp(_) => None,
+        }
+    }
+}
+
+/// In the folder that systemd makes for the service (`RuntimeDirectory=`).
+pub(crate) const ADMIN_SOCKET: &str = "/run/ringfence/admin.sock";
+
 const FORMATS: [(&str, AccessLogFormat); 2] =
     [("text", AccessLogFormat::Text), ("json", AccessLogFormat::Json)];
 
 /// Life-cycle and errors; a line for each request is the access log's.
 const LOG_DEFAULT: &str = "info";
 
-pub(crate) const SCHEMA: Schema =
-    Schema { heading: "[server]", keys: &["workers", "user", "access_log", "access_log_format", "log"] };
+pub(crate) const SCHEMA: Schema = Schema {
+    heading: "[server]",
+    keys: &["workers", "user", "access_log", "access_log_format", "admin", "log"],
+};
 
 impl Server {
     /// Reads the table; relative paths are meant from `folder`.
@@ -56,6 +90,7 @@ impl Server {
             access_log_format: table
                 .word("access_log_format", &FORMATS)
                 .map_or(AccessLogFormat::Text, |word| word.value),
+            admin: admin(table, folder),
             log: log(table),
         }
     }
@@ -83,6 +118,24 @@ fn access_log(table: &Table<'_>, folder: &Path) -> AccessLog {
         }
         path => AccessLog::File(folder.join(path)),
     }
+}
+
+fn admin(table: &Table<'_>, folder: &Path) -> Admin {
+    let Some(text) = table.string("admin") else { return Admin::Usual };
+    let advice = "write \"off\", \"unix:/PATH\" or a loopback address with a port, as in \"127.0.0.1:9180\"";
+    match (text.value, text.value.strip_prefix("unix:"), text.value.parse::<SocketAddr>()) {
+        ("off", ..) => return Admin::Off,
+        (_, Some(path), _) if !path.is_empty() && path.len() <= SOCKET_PATH_BYTES_MAX => {
+            return Admin::Unix(folder.join(path));
+        }
+        (.., Ok(address)) if address.ip().is_loopback() => return Admin::Tcp(address),
+        (.., Ok(address)) => {
+            let message = format!("`admin` is {address}, which others can reach; {advice}");
+            table.note(text.place, message);
+        }
+        _ => table.note(text.place, format!("`admin` is {:?}; {advice}", text.value)),
+    }
+    Admin::Off
 }
 
 fn log(table: &Table<'_>) -> String {

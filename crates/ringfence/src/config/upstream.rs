@@ -10,7 +10,7 @@ use super::reader::{At, Table};
 const HTTP_PORT: u16 = 80;
 
 /// Longest path of a Unix socket, in bytes: what `sockaddr_un` holds, without its final NUL (unix(7)).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
+pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Servers that answer the same requests; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,7 +27,7 @@ body_bytes_max = "1 KiB"
 
 fn built(text: &str) -> Snapshot {
     let config = config::parse(Path::new("test.toml"), text).unwrap();
-    snapshot(&config, Vec::new()).unwrap()
+    snapshot(&config, Vec::new(), None).unwrap()
 }
 
 /// What is done with a request: the number of an upstream, or an answer.

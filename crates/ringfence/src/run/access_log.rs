@@ -3,6 +3,11 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Stdout, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -15,20 +20,25 @@ pub(super) fn open(server: &Server) -> Result<Option<(LogSender, Writer)>, Strin
     let to = match &server.access_log {
         AccessLog::Off => return Ok(None),
         AccessLog::Stdout => To::Stdout(io::stdout()),
-        AccessLog::File(path) => To::File(open_file(path).map_err(|error| {
-            let path = path.display();
-            format!("server.access_log: cannot open {path}: {error}; its folder has to exist and be writable")
-        })?),
+        AccessLog::File(path) => {
+            let file = open_file(path).map_err(|error| {
+                let path = path.display();
+                format!(
+                    "server.access_log: cannot open {path}: {error}; its folder has to exist and be writable"
+                )
+            })?;
+            To::File(file, path.clone())
+        }
     };
     let format = match server.access_log_format {
         AccessLogFormat::Text => LogFormat::Text,
         AccessLogFormat::Json => LogFormat::Json,
     };
     let (sender, batches) = log_queue(format);
-    Ok(Some((sender, Writer { batches, to })))
+    Ok(Some((sender, Writer { batches, to, reopen: Arc::default() })))
 }
 
-fn open_file(path: &std::path::Path) -> io::Result<File> {
+fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
@@ -36,44 +46,64 @@ fn open_file(path: &std::path::Path) -> io::Result<File> {
 pub(super) struct Writer {
     batches: Batches,
     to: To,
+    /// Somebody has moved the file away and wants the next lines in a new one.
+    reopen: Arc<AtomicBool>,
 }
 
 enum To {
     Stdout(Stdout),
     /// Opened for appending: it may be truncated or moved by others.
-    File(File),
+    File(File, PathBuf),
 }
 
 impl To {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             To::Stdout(stdout) => stdout.write(bytes),
-            To::File(file) => file.write(bytes),
+            To::File(file, _) => file.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             To::Stdout(stdout) => stdout.flush(),
-            To::File(_) => Ok(()),
+            To::File(..) => Ok(()),
+        }
+    }
+
+    /// Goes on in a file of the same name, or in the same file if there can be none. Whether it is another one.
+    fn reopen(&mut self) -> bool {
+        let To::File(file, path) = self else { return false };
+        match open_file(path) {
+            Ok(opened) => {
+                *file = opened;
+                tracing::info!(file = %path.display(), "access log reopened");
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, file = %path.display(), "the access log cannot be reopened; the file before is written on");
+                false
+            }
         }
     }
 
     /// Whether somebody has emptied it: that is how a full disk is often helped.
     fn is_empty(&self) -> bool {
-        matches!(self, To::File(file) if file.metadata().is_ok_and(|metadata| metadata.len() == 0))
+        matches!(self, To::File(file, _) if file.metadata().is_ok_and(|metadata| metadata.len() == 0))
     }
 }
 
 /// The thread that does so.
 pub(super) struct Running {
     thread: thread::JoinHandle<()>,
+    reopen: Arc<AtomicBool>,
 }
 
 impl Writer {
     pub(super) fn start(self) -> io::Result<Running> {
+        let reopen = self.reopen.clone();
         let thread = thread::Builder::new().name("access-log".into()).spawn(move || self.write_all())?;
-        Ok(Running { thread })
+        Ok(Running { thread, reopen })
     }
 
     /// Writes until the log's end. While the disk is full or the pipe closed, lines are lost and counted, and serving
@@ -82,6 +112,9 @@ impl Writer {
         let mut lines_lost = 0_u64;
         let mut torn = false;
         while let Some(mut batch) = self.batches.next() {
+            if self.reopen.swap(false, Ordering::Relaxed) {
+                torn &= !self.to.reopen();
+            }
             if torn && !self.to.is_empty() {
                 // Half a line stands at the end: what follows must not be glued to it.
                 batch.insert(0, b'\n');
@@ -124,6 +157,11 @@ impl Writer {
 }
 
 impl Running {
+    /// Lets the lines from the next batch on go to a new file of the same name: the old one has been moved away.
+    pub(super) fn reopen(&self) {
+        self.reopen.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until everything handed over is written. The log's end has to be said before.
     pub(super) fn finish(self) {
         // Its panic was logged; there is nothing left to save.

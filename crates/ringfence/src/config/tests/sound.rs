@@ -118,6 +118,7 @@ fn absent_keys_have_their_defaults() {
             user: None,
             access_log: AccessLog::Stdout,
             access_log_format: AccessLogFormat::Text,
+            admin: Admin::Usual,
             log: "info".to_owned(),
         }
     );
@@ -147,6 +148,7 @@ fn absent_keys_have_their_defaults() {
             tunnel_idle: seconds(3600),
             linger: seconds(30),
             drain: seconds(30),
+            hand_over: seconds(300),
         }
     );
 }
