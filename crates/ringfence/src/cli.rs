@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Serves a stand-in homeserver on 127.0.0.1:8443 and :8448 with a throwaway certificate, and prints the curl
     /// commands to try. Ctrl-C ends it.
     Demo,
+    /// Print docs/config.md: every key of the config file.
+    #[command(hide = true)]
+    ConfigReference,
 }
 
 /// Which configuration.

@@ -10,7 +10,9 @@ mod limits;
 mod listener;
 mod problem;
 mod reader;
+mod reference;
 mod route;
+mod schema;
 mod server;
 mod units;
 mod upstream;
@@ -28,12 +30,14 @@ pub(crate) use homeserver::Homeserver;
 pub(crate) use limits::{Limits, Timeouts};
 pub(crate) use listener::{Listener, Role};
 pub(crate) use problem::{Place, Problem, Problems};
+pub(crate) use reference::reference;
 pub(crate) use route::Route;
 pub(crate) use server::{AccessLog, AccessLogFormat, Admin, Server};
 pub(crate) use units::{format_duration, format_size};
 pub(crate) use upstream::{Server as UpstreamServer, Upstream};
 
-use reader::{Reader, Schema, Table};
+use reader::{Reader, Table};
+use schema::{Key, Schema};
 
 /// A whole configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,16 +153,28 @@ fn require_no_tls(root: &Table<'_>, listeners: &[Listener]) {
 
 const ROOT: Schema = Schema {
     heading: "the part above the first table",
+    about: "These stand above the first line in brackets.",
     keys: &[
-        "trusted_proxies",
-        "strict_hosts",
-        "server",
-        "homeserver",
-        "certificate",
-        "listener",
-        "route",
-        "limits",
-        "timeouts",
+        Key::text(
+            "trusted_proxies",
+            "list of networks",
+            "[]",
+            "Peers whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed: the client is the first address from the \
+             right that is not in this list. All others' are removed, because anybody can write them.",
+        ),
+        Key::text(
+            "strict_hosts",
+            "`true` or `false`",
+            "false",
+            "A host that nobody claims is answered 421, instead of going to the first homeserver.",
+        ),
+        Key::table("server"),
+        Key::table("homeserver"),
+        Key::table("certificate"),
+        Key::table("listener"),
+        Key::table("route"),
+        Key::table("limits"),
+        Key::table("timeouts"),
     ],
 };
 

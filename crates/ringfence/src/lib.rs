@@ -54,5 +54,9 @@ fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
         Command::Reload(file) => tell(&file.config, "/reload"),
         Command::Upgrade(file) => tell(&file.config, "/upgrade"),
         Command::Demo => demo::run(),
+        Command::ConfigReference => {
+            print!("{}", config::reference());
+            Ok(())
+        }
     }
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::{
     problem::Place,
-    reader::{Schema, Table},
+    reader::Table,
+    schema::{Key, REQUIRED, Schema},
 };
 
 /// Files of one certificate.
@@ -18,7 +19,22 @@ pub(crate) struct Certificate {
     pub(crate) place: Place,
 }
 
-pub(crate) const SCHEMA: Schema = Schema { heading: "[[certificate]]", keys: &["chain", "key"] };
+pub(crate) const SCHEMA: Schema = Schema {
+    heading: "[[certificate]]",
+    about: "A certificate, once for each; needed as soon as a listener speaks TLS. It answers for the names that stand in \
+        it. The first one also answers peers that name no host, or one that no certificate has: on the federation port \
+        many do.",
+    keys: &[
+        Key::text(
+            "chain",
+            "file",
+            REQUIRED,
+            "The certificate and those that vouch for it, in PEM: `fullchain.pem` of an ACME client. A relative path is \
+             meant from the folder of the config file.",
+        ),
+        Key::text("key", "file", REQUIRED, "Its private key, in PEM: `privkey.pem` of an ACME client."),
+    ],
+};
 
 impl Certificate {
     /// Reads one table; relative paths are meant from `folder`.

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use ringfence_matrix::{HTTPS_PORT, ServerName, client_document, object_document, server_document};
 
 use super::{
-    reader::{At, Schema, Table},
+    reader::{At, Table},
+    schema::{Key, REQUIRED, Schema},
     upstream::{self, Upstream},
 };
 
@@ -30,14 +31,47 @@ pub(crate) struct Homeserver {
 
 pub(crate) const SCHEMA: Schema = Schema {
     heading: "[[homeserver]]",
+    about: "A homeserver behind this proxy: the names under which it is reached, and where its requests go. At least one. \
+        `/_matrix` and `/_synapse/client` of its hosts go to it; a host that nobody claims goes to the first one.",
     keys: &[
-        "server_name",
-        "public_host",
-        "federation_host",
-        "upstream",
-        "well_known_client",
-        "well_known_server",
-        "well_known_support",
+        Key::text(
+            "server_name",
+            "server name",
+            REQUIRED,
+            "The part after the colon in its user ids. `/.well-known/matrix/` of this host is answered here.",
+        ),
+        Key::text(
+            "public_host",
+            "server name",
+            "as `server_name`",
+            "Where clients connect; what `/.well-known/matrix/client` says.",
+        ),
+        Key::text(
+            "federation_host",
+            "server name",
+            "as `public_host`, on its port or on 443",
+            "Where other servers connect; what `/.well-known/matrix/server` says. 443 and not 8448, because it is open for \
+             clients anyway.",
+        ),
+        upstream::KEY,
+        Key::text(
+            "well_known_client",
+            "JSON object",
+            "derived from `public_host`",
+            "Replaces the whole document, to add further keys to it.",
+        ),
+        Key::text(
+            "well_known_server",
+            "JSON object",
+            "derived from `federation_host`",
+            "Replaces the whole document.",
+        ),
+        Key::text(
+            "well_known_support",
+            "JSON object",
+            "none: the answer is 404",
+            "The document `/.well-known/matrix/support`: whom to write to about this homeserver.",
+        ),
     ],
 };
 

@@ -3,91 +3,101 @@
 use std::time::Duration;
 
 use super::{
-    reader::{Schema, Table},
+    reader::Table,
+    schema::{Key, Schema},
     units::{GIB, KIB, MIB},
 };
 
 /// A number that may be configured.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Bound<T> {
+    /// What it is for and why it is as it is, for operators.
+    pub(crate) about: &'static str,
     pub(crate) default: T,
     pub(crate) min: T,
     pub(crate) max: T,
 }
 
-/// Largest request head, from start-line to the empty line, in bytes. nginx accepts 32 KiB in all by default, so
-/// that a homeserver moved from nginx refuses nothing new. 4 KiB is what an ordinary federation request with
-/// several signatures needs; 1 MiB is what the parser's offsets are made for.
-pub(crate) const HEAD_BYTES: Bound<u64> = Bound { default: 32 * KIB, min: 4 * KIB, max: 256 * KIB };
+/// Declares bounds whose doc comments are also what `docs/config.md` says of their keys.
+macro_rules! bounds {
+    ($($(#[doc = $about:literal])+ pub(crate) const $name:ident: Bound<$of:ty> = Bound { $($fields:tt)+ };)+) => {
+        $($(#[doc = $about])+ pub(crate) const $name: Bound<$of> =
+            Bound { about: concat!($($about),+), $($fields)+ };)+
+    };
+}
 
-/// Most field lines in a head. Browsers send some 25, federation peers some 10; 100 is Apache's default. The
-/// parser has room for 256.
-pub(crate) const FIELD_COUNT: Bound<u64> = Bound { default: 100, min: 16, max: 256 };
+bounds! {
+    /// Largest head of a request or a response, from its first line to the empty line, in bytes. nginx accepts 32 KiB in
+    /// all by default, so that a homeserver moved from nginx refuses nothing new. 4 KiB is what an ordinary federation
+    /// request with several signatures needs; beyond 256 KiB one request could hold as much memory as a large body.
+    pub(crate) const HEAD_BYTES: Bound<u64> = Bound { default: 32 * KIB, min: 4 * KIB, max: 256 * KIB };
 
-/// Largest request body, in bytes of content. 50 MiB is Synapse's `max_upload_size`. Below 1 KiB nobody could
-/// log in; 1 TiB means no limit.
-pub(crate) const BODY_BYTES: Bound<u64> = Bound { default: 50 * MIB, min: KIB, max: 1024 * GIB };
+    /// Most field lines in a head. Browsers send some 25, federation peers some 10; 100 is Apache's default. The
+    /// parser has room for 256.
+    pub(crate) const FIELD_COUNT: Bound<u64> = Bound { default: 100, min: 16, max: 256 };
 
-/// Client connections of all workers together. 65 536 idle TLS connections cost some 400 MB, which a homeserver's
-/// machine has. A million is beyond what one address's ports and descriptors carry.
-pub(crate) const CONNECTIONS: Bound<u64> = Bound { default: 65_536, min: 16, max: 1_000_000 };
+    /// Largest request body, in bytes of content. 50 MiB is Synapse's `max_upload_size`. Below 1 KiB nobody could
+    /// log in; 1 TiB means no limit.
+    pub(crate) const BODY_BYTES: Bound<u64> = Bound { default: 50 * MIB, min: KIB, max: 1024 * GIB };
 
-/// Connections from one client address (IPv6: one /64). Large enough for an office or a mobile carrier behind one
-/// address, far below [`CONNECTIONS`].
-pub(crate) const CONNECTIONS_PER_ADDRESS: Bound<u64> = Bound { default: 1024, min: 1, max: 1_000_000 };
+    /// Client connections of all workers together. 65 536 idle TLS connections cost some 400 MB, which a homeserver's
+    /// machine has. A million is beyond what one address's ports and descriptors carry.
+    pub(crate) const CONNECTIONS: Bound<u64> = Bound { default: 65_536, min: 16, max: 1_000_000 };
 
-/// What a client owes of a body that it sends or of a response that it takes, in bytes per second, averaged over what
-/// goes beyond one [`DOWNSTREAM_SILENCE`]. Apache asks for 500; a GPRS phone has some 2 000. 0 is nothing; more than
-/// 64 KiB would shut out mobile networks on a bad day.
-pub(crate) const DATA_RATE: Bound<u64> = Bound { default: 512, min: 0, max: 64 * KIB };
+    /// Connections from one client address (IPv6: one /64). Large enough for an office or a mobile carrier behind one
+    /// address, far below `connections_max`.
+    pub(crate) const CONNECTIONS_PER_ADDRESS: Bound<u64> = Bound { default: 1024, min: 1, max: 1_000_000 };
 
-/// Worker threads; 0 is one per core. More than 1024 cores are not to be had.
-pub(crate) const WORKERS: Bound<u64> = Bound { default: 0, min: 0, max: 1024 };
+    /// What a client owes of a body that it sends or of a response that it takes, in bytes per second, averaged over what
+    /// goes beyond one `downstream_silence`. Apache asks for 500; a GPRS phone has some 2 000. 0 is nothing; more than
+    /// 64 KiB would shut out mobile networks on a bad day.
+    pub(crate) const DATA_RATE: Bound<u64> = Bound { default: 512, min: 0, max: 64 * KIB };
 
-/// From accept to the end of the TLS handshake. Ten seconds carry a full handshake over the worst mobile link.
-pub(crate) const TLS_HANDSHAKE: Bound<Duration> = Bound { default: secs(10), min: SHORTEST, max: mins(5) };
+    /// Worker threads; 0 is one per core. More than 1024 cores are not to be had.
+    pub(crate) const WORKERS: Bound<u64> = Bound { default: 0, min: 0, max: 1024 };
 
-/// From the first byte of a request head to its last. A head is a few segments; slow-head attacks live on more.
-pub(crate) const HEADER_READ: Bound<Duration> = Bound { default: secs(15), min: SHORTEST, max: mins(5) };
+    /// From accept to the end of the TLS handshake. Ten seconds carry a full handshake over the worst mobile link.
+    pub(crate) const TLS_HANDSHAKE: Bound<Duration> = Bound { default: secs(10), min: SHORTEST, max: mins(5) };
 
-/// Silence between two requests on a connection. nginx's 75 s: clients tuned to it find the same.
-pub(crate) const KEEP_ALIVE_IDLE: Bound<Duration> = Bound { default: secs(75), min: SHORTEST, max: mins(60) };
+    /// From the first byte of a request head to its last. A head is a few segments; slow-head attacks live on more.
+    pub(crate) const HEADER_READ: Bound<Duration> = Bound { default: secs(15), min: SHORTEST, max: mins(5) };
 
-/// From dialling an upstream to an established connection. It is near; more means that it is down.
-pub(crate) const UPSTREAM_CONNECT: Bound<Duration> = Bound { default: secs(3), min: SHORTEST, max: mins(1) };
+    /// Silence between two requests on a connection. nginx's 75 s: clients tuned to it find the same.
+    pub(crate) const KEEP_ALIVE_IDLE: Bound<Duration> = Bound { default: secs(75), min: SHORTEST, max: mins(60) };
 
-/// From the end of the request to the first byte of the response. Longer than any long poll, which clients ask
-/// for in minutes.
-pub(crate) const UPSTREAM_FIRST_BYTE: Bound<Duration> =
-    Bound { default: mins(5), min: SHORTEST, max: mins(60) };
+    /// From dialling an upstream to an established connection. It is near; more means that it is down.
+    pub(crate) const UPSTREAM_CONNECT: Bound<Duration> = Bound { default: secs(3), min: SHORTEST, max: mins(1) };
 
-/// A client's silence in the middle of a message: it sends no content, or takes nothing of its response. Phones lose
-/// their network for tens of seconds.
-pub(crate) const DOWNSTREAM_SILENCE: Bound<Duration> =
-    Bound { default: secs(60), min: SHORTEST, max: mins(60) };
+    /// From the end of the request to the first byte of the response. Longer than any long poll, which clients ask
+    /// for in minutes.
+    pub(crate) const UPSTREAM_FIRST_BYTE: Bound<Duration> = Bound { default: mins(5), min: SHORTEST, max: mins(60) };
 
-/// The upstream's silence in the middle of a message: it sends no content, or takes nothing of a request. Twice the
-/// client's, since a homeserver at work deserves more patience than a radio link.
-pub(crate) const UPSTREAM_SILENCE: Bound<Duration> =
-    Bound { default: secs(120), min: SHORTEST, max: mins(60) };
+    /// A client's silence in the middle of a message: it sends no content, or takes nothing of its response. Phones lose
+    /// their network for tens of seconds.
+    pub(crate) const DOWNSTREAM_SILENCE: Bound<Duration> = Bound { default: secs(60), min: SHORTEST, max: mins(60) };
 
-/// How long a pooled upstream connection may rest. Below the 60 s after which Synapse closes it, so that a
-/// request seldom meets a closing connection.
-pub(crate) const UPSTREAM_IDLE: Bound<Duration> = Bound { default: secs(20), min: SHORTEST, max: mins(10) };
+    /// The upstream's silence in the middle of a message: it sends no content, or takes nothing of a request. Twice the
+    /// client's, since a homeserver at work deserves more patience than a radio link.
+    pub(crate) const UPSTREAM_SILENCE: Bound<Duration> = Bound { default: secs(120), min: SHORTEST, max: mins(60) };
 
-/// Silence in both directions of a tunnel (WebSocket). Those have keep-alives of their own, in minutes.
-pub(crate) const TUNNEL_IDLE: Bound<Duration> =
-    Bound { default: mins(60), min: SHORTEST, max: mins(24 * 60) };
+    /// How long a pooled upstream connection may rest. Below the 60 s after which Synapse closes it, so that a
+    /// request seldom meets a closing connection.
+    pub(crate) const UPSTREAM_IDLE: Bound<Duration> = Bound { default: secs(20), min: SHORTEST, max: mins(10) };
 
-/// How long a client that still sends after its final answer is read from, so that it reads the answer. The
-/// time in which a slow uplink empties its buffers.
-pub(crate) const LINGER: Bound<Duration> = Bound { default: secs(30), min: SHORTEST, max: mins(5) };
+    /// Silence in both directions of a tunnel (WebSocket). Those have keep-alives of their own, in minutes.
+    pub(crate) const TUNNEL_IDLE: Bound<Duration> = Bound { default: mins(60), min: SHORTEST, max: mins(24 * 60) };
 
-/// How long exchanges in flight may go on after SIGTERM: the 30 s of an ordinary long poll.
-pub(crate) const DRAIN: Bound<Duration> = Bound { default: secs(30), min: SHORTEST, max: mins(60) };
+    /// How long a client that still sends after its final answer is read from, so that it reads the answer. The
+    /// time in which a slow uplink empties its buffers.
+    pub(crate) const LINGER: Bound<Duration> = Bound { default: secs(30), min: SHORTEST, max: mins(5) };
 
-/// How long connections may stay open in a process that was upgraded, until they end on their own: five minutes are
-/// more than a long poll takes. WebSockets are cut then, so a site that lives on them may choose hours.
-pub(crate) const HAND_OVER: Bound<Duration> = Bound { default: mins(5), min: SHORTEST, max: mins(24 * 60) };
+    /// How long exchanges in flight may go on after SIGTERM: the 30 s of an ordinary long poll.
+    pub(crate) const DRAIN: Bound<Duration> = Bound { default: secs(30), min: SHORTEST, max: mins(60) };
+
+    /// How long connections may stay open in a process that was upgraded, until they end on their own: five minutes are
+    /// more than a long poll takes. WebSockets are cut then, so a site that lives on them may choose hours.
+    pub(crate) const HAND_OVER: Bound<Duration> = Bound { default: mins(5), min: SHORTEST, max: mins(24 * 60) };
+}
 
 /// No wait is shorter: a busy machine needs that long to schedule a thread.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -119,13 +129,14 @@ pub(crate) struct Limits {
 
 pub(crate) const LIMITS_SCHEMA: Schema = Schema {
     heading: "[limits]",
+    about: "What peers may ask for.",
     keys: &[
-        "head_bytes_max",
-        "field_count_max",
-        "body_bytes_max",
-        "connections_max",
-        "connections_per_address_max",
-        "data_rate_min",
+        Key::size("head_bytes_max", &HEAD_BYTES),
+        Key::count("field_count_max", &FIELD_COUNT),
+        Key::size("body_bytes_max", &BODY_BYTES),
+        Key::count("connections_max", &CONNECTIONS),
+        Key::count("connections_per_address_max", &CONNECTIONS_PER_ADDRESS),
+        Key::size("data_rate_min", &DATA_RATE),
     ],
 };
 
@@ -173,19 +184,20 @@ pub(crate) struct Timeouts {
 
 pub(crate) const TIMEOUTS_SCHEMA: Schema = Schema {
     heading: "[timeouts]",
+    about: "How long each wait may last. Every wait on a peer ends at one of these.",
     keys: &[
-        "tls_handshake",
-        "header_read",
-        "keep_alive_idle",
-        "upstream_connect",
-        "upstream_first_byte",
-        "downstream_silence",
-        "upstream_silence",
-        "upstream_idle",
-        "tunnel_idle",
-        "linger",
-        "drain",
-        "hand_over",
+        Key::duration("tls_handshake", &TLS_HANDSHAKE),
+        Key::duration("header_read", &HEADER_READ),
+        Key::duration("keep_alive_idle", &KEEP_ALIVE_IDLE),
+        Key::duration("upstream_connect", &UPSTREAM_CONNECT),
+        Key::duration("upstream_first_byte", &UPSTREAM_FIRST_BYTE),
+        Key::duration("downstream_silence", &DOWNSTREAM_SILENCE),
+        Key::duration("upstream_silence", &UPSTREAM_SILENCE),
+        Key::duration("upstream_idle", &UPSTREAM_IDLE),
+        Key::duration("tunnel_idle", &TUNNEL_IDLE),
+        Key::duration("linger", &LINGER),
+        Key::duration("drain", &DRAIN),
+        Key::duration("hand_over", &HAND_OVER),
     ],
 };
 

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::{
     problem::Place,
-    reader::{At, Schema, Table},
+    reader::{At, Table},
+    schema::{Key, REQUIRED, Schema},
 };
 
 /// An address to listen on.
@@ -44,8 +45,39 @@ impl Role {
 const ROLES: [(&str, Role); 3] =
     [("client", Role::Client), ("federation", Role::Federation), ("redirect", Role::Redirect)];
 
-pub(crate) const SCHEMA: Schema =
-    Schema { heading: "[[listener]]", keys: &["address", "role", "tls", "admin_from"] };
+pub(crate) const SCHEMA: Schema = Schema {
+    heading: "[[listener]]",
+    about: "An address to listen on, once for each. Without any there are two, with TLS: `[::]:443` for clients and \
+        `[::]:8448` for other homeservers.",
+    keys: &[
+        Key::text(
+            "address",
+            "IP address and port",
+            REQUIRED,
+            "Where to listen; `[::]:443` is every address of the machine, IPv4 too.",
+        ),
+        Key::text(
+            "role",
+            "`\"client\"`, `\"federation\"` or `\"redirect\"`",
+            "\"client\"",
+            "For whom it is. A redirect forwards nothing: it sends whoever comes without TLS to the same target with https.",
+        ),
+        Key::text(
+            "tls",
+            "`true` or `false`",
+            "`true`, but `false` for a redirect",
+            "`false` for a listener behind something that ends TLS; the homeserver is then told what that one says \
+             (`trusted_proxies`).",
+        ),
+        Key::text(
+            "admin_from",
+            "list of networks",
+            "[]",
+            "Clients in these networks reach administrative paths (`/_synapse/admin` and their like) through it; all others \
+             are answered 403.",
+        ),
+    ],
+};
 
 /// The listeners of a file that spells out none: the ports that Matrix uses, on IPv6 and IPv4.
 pub(crate) fn defaults() -> Vec<Listener> {

@@ -13,6 +13,7 @@ use toml::{
 use super::{
     limits::Bound,
     problem::{Place, Problem},
+    schema::{Schema, Value},
     units,
 };
 
@@ -48,15 +49,6 @@ impl<'a> Reader<'a> {
     fn place(&self, offset: usize) -> Place {
         Place::of(self.text, offset)
     }
-}
-
-/// A kind of table in a config file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Schema {
-    /// As a person writes it: `[limits]`, `[[homeserver]]`.
-    pub(crate) heading: &'static str,
-    /// Every key that it may have.
-    pub(crate) keys: &'static [&'static str],
 }
 
 /// A table being read.
@@ -118,7 +110,7 @@ impl<'a> Table<'a> {
     /// Notes every key that is not in the schema.
     fn checked(self) -> Self {
         for (key, value) in self.entries.into_iter().flat_map(DeTable::iter) {
-            if !self.schema.keys.contains(&key.get_ref().as_ref()) {
+            if self.schema.key(key.get_ref()).is_none() {
                 self.note(self.reader.place(key.span().start), self.unknown(key.get_ref(), value.get_ref()));
             }
         }
@@ -134,11 +126,16 @@ impl<'a> Table<'a> {
             }
             _ => format!("unknown key `{key}` in {}", self.schema.heading),
         };
-        if let Some(home) = self.reader.schemas.iter().find(|schema| schema.keys.contains(&key)) {
+        if let Some(home) = self.reader.schemas.iter().find(|schema| schema.key(key).is_some()) {
             return format!("{what}; it belongs to {}", home.heading);
         }
         let similarity = |known: &&str| strsim::jaro_winkler(key, known);
-        let nearest = self.schema.keys.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+        let nearest = self
+            .schema
+            .keys
+            .iter()
+            .map(|known| known.name)
+            .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
         format!("{what}; the nearest known one is `{}`", nearest.unwrap_or_default())
     }
 
@@ -231,6 +228,7 @@ impl<'a> Table<'a> {
 
     /// A whole number within its bounds; the default where it is absent or wrong.
     pub(crate) fn count(&self, key: &str, bound: &Bound<u64>) -> u64 {
+        debug_assert!(matches!(self.described(key), Some(Value::Count(known)) if known == bound), "{key}");
         let Some(found) = self.entry(key) else { return bound.default };
         match integer(found.get_ref()) {
             Some(value) => self.within(key, found, value, bound, |value| value.to_string()),
@@ -249,6 +247,10 @@ impl<'a> Table<'a> {
 
     /// A size in bytes within its bounds, if the key is there.
     pub(crate) fn optional_size(&self, key: &str, bound: &Bound<u64>) -> Option<u64> {
+        debug_assert!(
+            matches!(self.described(key), Some(Value::Size(known) | Value::OptionalSize { bound: known, .. }) if known == bound),
+            "{key}"
+        );
         let found = self.entry(key)?;
         let bytes = match found.get_ref() {
             DeValue::String(text) => units::parse_size(text),
@@ -267,6 +269,7 @@ impl<'a> Table<'a> {
 
     /// A duration within its bounds; the default where it is absent or wrong.
     pub(crate) fn duration(&self, key: &str, bound: &Bound<Duration>) -> Duration {
+        debug_assert!(matches!(self.described(key), Some(Value::Duration(known)) if known == bound), "{key}");
         let Some(found) = self.entry(key) else { return bound.default };
         match found.get_ref().as_str().and_then(units::parse_duration) {
             Some(value) => self.within(key, found, value, bound, units::format_duration),
@@ -294,9 +297,14 @@ impl<'a> Table<'a> {
         bound.default
     }
 
+    /// What the schema says of a key: its description has to tell the bounds by which it is read.
+    fn described(&self, key: &str) -> Option<Value> {
+        self.schema.key(key).map(|key| key.value)
+    }
+
     fn entry(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
         debug_assert!(
-            self.schema.keys.contains(&key),
+            self.schema.key(key).is_some(),
             "{key} is missing in the schema of {}",
             self.schema.heading
         );

@@ -4,7 +4,8 @@ use ringfence_matrix::ServerName;
 
 use super::{
     limits::BODY_BYTES,
-    reader::{At, Schema, Table},
+    reader::{At, Table},
+    schema::{Key, REQUIRED, Schema},
     upstream::{self, Upstream},
 };
 
@@ -20,8 +21,28 @@ pub(crate) struct Route {
     pub(crate) body_bytes_max: Option<u64>,
 }
 
-pub(crate) const SCHEMA: Schema =
-    Schema { heading: "[[route]]", keys: &["hosts", "path", "upstream", "body_bytes_max"] };
+pub(crate) const SCHEMA: Schema = Schema {
+    heading: "[[route]]",
+    about: "What else is passed on, such as a web client or a bridge, once for each. The longest path wins. What no \
+        homeserver and no route takes is answered 404.",
+    keys: &[
+        Key::text("hosts", "list of host names", "every host", "The hosts that it is about, without ports."),
+        Key::text(
+            "path",
+            "path",
+            REQUIRED,
+            "A path prefix, matched as it stands in the request and at slashes: `/bot` means `/bot` and `/bot/x`, not \
+             `/bots`.",
+        ),
+        upstream::KEY,
+        Key::optional_size(
+            "body_bytes_max",
+            &BODY_BYTES,
+            "that of `[limits]`",
+            "Largest request body on this route.",
+        ),
+    ],
+};
 
 impl Route {
     /// Reads one table; `None` where there is not enough to go on.

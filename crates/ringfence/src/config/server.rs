@@ -9,8 +9,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     limits::WORKERS,
-    reader::{At, Schema, Table},
-    upstream::SOCKET_PATH_BYTES_MAX,
+    reader::{At, Table},
+    schema::{Key, Schema},
 };
 
 /// How the process runs and what it writes.
@@ -77,7 +77,35 @@ const LOG_DEFAULT: &str = "info";
 
 pub(crate) const SCHEMA: Schema = Schema {
     heading: "[server]",
-    keys: &["workers", "user", "access_log", "access_log_format", "admin", "log"],
+    about: "How the process runs and what it writes.",
+    keys: &[
+        Key::count("workers", &WORKERS),
+        Key::text(
+            "user",
+            "user name",
+            "stays who it is",
+            "Whom to run as once ports are bound and certificates read, when started as root. systemd's unit does not need it.",
+        ),
+        Key::text(
+            "access_log",
+            "`\"stdout\"`, `\"off\"` or a file",
+            "\"stdout\"",
+            "Where the line of each request goes. A relative path is meant from the folder of the config file.",
+        ),
+        Key::text("access_log_format", "`\"text\"` or `\"json\"`", "\"text\"", "How that line looks."),
+        Key::text(
+            "admin",
+            "`\"unix:/PATH\"`, a loopback address with a port, or `\"off\"`",
+            "`\"unix:/run/ringfence/admin.sock\"` where that folder exists",
+            "Where the process can be watched, and over a Unix socket also told to reload and to upgrade, by its owner and its group. On TCP everything is for reading only, since every user of the machine can come. With `\"off\"` exchanges are not counted by kind.",
+        ),
+        Key::text(
+            "log",
+            "filter of `tracing`",
+            "\"info\"",
+            "What is told of the process's life and of errors, on standard error: a level such as `\"info\"` or `\"debug\"`.",
+        ),
+    ],
 };
 
 impl Server {

@@ -4,13 +4,25 @@ use std::{fmt, path::PathBuf};
 
 use ringfence_matrix::ServerName;
 
-use super::reader::{At, Table};
+use super::{
+    reader::{At, Table},
+    schema::{Key, REQUIRED},
+};
 
 /// The port of an `http` URL that names none (RFC 9110 §4.2.1).
 const HTTP_PORT: u16 = 80;
 
 /// Longest path of a Unix socket, in bytes: what `sockaddr_un` holds, without its final NUL (unix(7)).
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The key that [`read_required`] reads.
+pub(crate) const KEY: Key = Key::text(
+    "upstream",
+    "URL, or a list of URLs",
+    REQUIRED,
+    "Where its requests go: `http://HOST:PORT` or `unix:/PATH`, without a path behind it, because request targets pass \
+     unchanged. Several take turns; one that refuses connections is passed over for a while.",
+);
 
 /// Servers that answer the same requests; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -397,6 +397,7 @@ fn every_limit_has_a_least_and_a_greatest_value() {
 #[test]
 fn every_timeout_has_a_least_and_a_greatest_value() {
     for key in limits::TIMEOUTS_SCHEMA.keys {
+        let key = key.name;
         for value in ["0s", "9ms", "25h"] {
             let fault = fault(&format!("[timeouts]\n{key} = \"{value}\""));
             assert!(fault.starts_with("5:") && fault.contains("; it may be from 10ms to "), "{fault}");
