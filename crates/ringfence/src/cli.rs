@@ -47,6 +47,12 @@ pub(crate) enum Command {
     /// Print docs/config.md: every key of the config file.
     #[command(hide = true)]
     ConfigReference,
+    /// Write manual pages and shell completions into a folder, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// The folder, which is made if need be.
+        folder: PathBuf,
+    },
 }
 
 /// Which configuration.

@@ -12,6 +12,7 @@ mod config;
 mod demo;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod manual;
 mod presets;
 mod routing;
 mod run;
@@ -58,5 +59,6 @@ fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
             print!("{}", config::reference());
             Ok(())
         }
+        Command::Manual { folder } => Ok(manual::write(&folder)?),
     }
 }

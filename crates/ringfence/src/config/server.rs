@@ -11,6 +11,7 @@ use super::{
     limits::WORKERS,
     reader::{At, Table},
     schema::{Key, Schema},
+    upstream::SOCKET_PATH_BYTES_MAX,
 };
 
 /// How the process runs and what it writes.
