@@ -15,6 +15,7 @@ pub mod snapshot;
 pub mod stages;
 pub mod transport;
 
+mod allowance;
 mod counters;
 mod date;
 mod environment;

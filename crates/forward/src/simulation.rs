@@ -18,7 +18,7 @@ mod message;
 mod origin;
 mod reply;
 mod request;
-mod rng;
+pub(crate) mod rng;
 #[cfg(fuzzing)]
 pub mod script;
 mod story;

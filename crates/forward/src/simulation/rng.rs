@@ -3,10 +3,10 @@
 use std::cell::Cell;
 
 /// Draws that depend on the seed and on the order of draws alone.
-pub(super) struct Rng(Cell<u64>);
+pub(crate) struct Rng(Cell<u64>);
 
 impl Rng {
-    pub(super) fn new(seed: u64) -> Rng {
+    pub(crate) fn new(seed: u64) -> Rng {
         Rng(Cell::new(seed.wrapping_mul(0xd134_2543_de82_ef95)))
     }
 
@@ -19,21 +19,21 @@ impl Rng {
     }
 
     /// From zero to below `bound`, which is not zero.
-    pub(super) fn below(&self, bound: usize) -> usize {
+    pub(crate) fn below(&self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).unwrap()
     }
 
     /// From `least` to `most`, both included.
-    pub(super) fn between(&self, least: usize, most: usize) -> usize {
+    pub(crate) fn between(&self, least: usize, most: usize) -> usize {
         least + self.below(most - least + 1)
     }
 
     /// True once in `in_how_many` draws.
-    pub(super) fn once_in(&self, in_how_many: usize) -> bool {
+    pub(crate) fn once_in(&self, in_how_many: usize) -> bool {
         self.below(in_how_many) == 0
     }
 
-    pub(super) fn pick<'a, T>(&self, choices: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len())]
     }
 }
