@@ -204,7 +204,7 @@ fn client_class(rest: &[&[u8]], reads: bool, writes: bool) -> EndpointClass {
         [b"rooms", _, b"join" | b"invite" | b"leave" | b"ban" | b"unban" | b"kick"] if writes => Class::Send,
         [b"join" | b"knock", _] | [b"profile", ..] if writes => Class::Send,
         [b"keys" | b"room_keys", ..] => Class::Keys,
-        [b"login", ..] | [b"refresh"] => Class::Login,
+        [b"login", ..] => Class::Login,
         [b"register", ..] => Class::Register,
         [b"media", ..] if reads => Class::MediaDownload,
         [b"media", ..] if writes => Class::MediaUpload,

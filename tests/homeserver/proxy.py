@@ -137,6 +137,10 @@ chain = {chain}
 key = {key}
 
 {listeners}
+
+# Every user registers from one address.
+[rate_limits]
+exempt = ["127.0.0.0/8"]
 """
 
 # `proxy_pass` with a path normalises the request target, without one forwards it raw. One process, so that ending it

@@ -300,7 +300,7 @@ impl Edge {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let config = format!(
-            "[server]\nworkers = 1\n\n[[homeserver]]\nserver_name = \"localhost\"\nupstream = \"http://{upstream}\"\n\n\
+            "[server]\nworkers = 1\n\n[rate_limits]\nexempt = [\"127.0.0.0/8\"]\n\n[[homeserver]]\nserver_name = \"localhost\"\nupstream = \"http://{upstream}\"\n\n\
              [[certificate]]\nchain = \"{}\"\nkey = \"{}\"\n\n[[listener]]\naddress = \"127.0.0.1:{port}\"\n",
             path("chain.pem"),
             path("key.pem"),

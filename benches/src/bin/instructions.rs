@@ -195,6 +195,7 @@ fn run_binary(request: &[u8], requests: usize) -> Result<u64, Box<dyn Error>> {
         format!(
             "[server]\nworkers = 1\naccess_log = \"off\"\n\
              [timeouts]\nupstream_first_byte = \"60s\"\n\
+             [rate_limits]\nfederation_send = \"1000/s burst 100000\"\n\
              [[listener]]\naddress = \"{address}\"\ntls = false\nrole = \"client\"\n\
              [[homeserver]]\nserver_name = \"example.com\"\npublic_host = \"matrix.example.com\"\n\
              upstream = \"http://{upstream}\"\n"

@@ -14,6 +14,7 @@
 //! its way, a failure cuts the connection visibly: nothing incomplete ever looks complete.
 
 mod download;
+mod limited;
 mod local;
 mod tunnel;
 mod upload;
@@ -119,6 +120,8 @@ struct Progress {
     server: Cell<Option<(usize, usize)>>,
     asked_at: Cell<Option<Instant>>,
     answered: Cell<Option<Duration>>,
+    /// What [`Snapshot::classify`] says, if somebody has asked.
+    class: Cell<Option<u8>>,
 }
 
 /// How a conversation with the origin ended well.
@@ -177,9 +180,12 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             _ if forwards == Ok(Some(0)) => self.answer(&FORWARDS_SPENT).await,
             _ if forwards.is_err() => self.refuse(Refusal::Malformed, 0).await,
             Err(refusal) => self.refuse(refusal, 0).await,
-            Ok(Routed { rule, site }) => match &rule.action {
-                Action::Answer(answer) => self.answer(answer).await,
-                Action::Forward(upstream) => self.forward(inbox, *upstream, rule, client, &site.host).await,
+            Ok(Routed { rule, site }) => match (self.over_rate(client, head_bytes), &rule.action) {
+                (Some(wait), _) => Box::pin(self.refuse_over_rate(inbox, rule.refusal_style, wait)).await,
+                (None, Action::Answer(answer)) => self.answer(answer).await,
+                (None, Action::Forward(upstream)) => {
+                    self.forward(inbox, *upstream, rule, client, &site.host).await
+                }
             },
         };
         self.record(inbox.bytes(), next);

@@ -179,6 +179,14 @@ pub const UPSTREAM_RECEIVE_BYTES_MAX: usize = 1024 * KIB;
 /// How long a client that is read from only so that it reads its answer may be silent.
 pub const LINGER_SILENCE: Duration = Duration::from_secs(5);
 
+/// Largest body, in bytes, that is read to be dropped so that the connection of a client over its rate goes on: a login or a
+/// registration takes some hundred. Chunks of a few bytes each may take twice that on the wire.
+pub const REFUSED_BODY_BYTES_MAX: usize = 16 * KIB;
+
+/// How long such a body may take, before the client is told all the same and its connection closed: it was sent along with its
+/// head.
+pub const REFUSED_BODY_WAIT: Duration = Duration::from_secs(2);
+
 /// Connections over a limit that a worker is telling so at one time; more are closed without a word.
 pub const TURNED_AWAY_MAX: usize = 256;
 

@@ -122,8 +122,10 @@ fn admit(
 ) {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     let live = worker.live.borrow().clone();
-    // A load balancer is not one client.
-    let is_proxy = contains(&live.snapshot.trusted_proxies, address.ip());
+    // A load balancer is not one client, and who is exempt from limits is from this one too.
+    let snapshot = &live.snapshot;
+    let is_proxy = contains(&snapshot.trusted_proxies, address.ip())
+        || contains(&snapshot.rate_limits.exempt, address.ip());
     match gate.admit(address.ip(), is_proxy, &live.snapshot.limits) {
         Ok(pass) => {
             count(&worker.counters.connections);
@@ -251,7 +253,8 @@ mod tests {
         monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build().unwrap().block_on(
             async move {
                 let ring = Ring::start(crate::Driver::Epoll).unwrap();
-                let worker = Worker::new(ring, snapshot, None, Arc::default());
+                let allowances = crate::allowance::Allowances::new(std::time::Instant::now());
+                let worker = Worker::new(ring, snapshot, None, Arc::default(), allowances);
                 let mut panics = pin!(async { panic!("on purpose") });
                 poll_fn(|cx| poll_caught(&worker, panics.as_mut(), cx)).await;
                 let mut goes_on = pin!(async {});

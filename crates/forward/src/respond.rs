@@ -42,6 +42,8 @@ pub enum Refusal {
     VersionNotSupported,
     /// Too many connections from this address.
     TooManyConnections,
+    /// Too many requests of one class from this address.
+    RateLimited,
     /// Too many connections in all.
     Overloaded,
     /// The upstream refused the connection, broke it, or sent no HTTP.
@@ -52,7 +54,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, in the order of its discriminant.
-    pub const ALL: [Refusal; 14] = [
+    pub const ALL: [Refusal; 15] = [
         Refusal::Malformed,
         Refusal::Unrouted,
         Refusal::MisdirectedHost,
@@ -64,6 +66,7 @@ impl Refusal {
         Refusal::NotImplemented,
         Refusal::VersionNotSupported,
         Refusal::TooManyConnections,
+        Refusal::RateLimited,
         Refusal::Overloaded,
         Refusal::BadGateway,
         Refusal::GatewayTimeout,
@@ -83,6 +86,7 @@ impl Refusal {
             Refusal::NotImplemented => 501,
             Refusal::VersionNotSupported => 505,
             Refusal::TooManyConnections => 429,
+            Refusal::RateLimited => 429,
             Refusal::Overloaded => 503,
             Refusal::BadGateway => 502,
             Refusal::GatewayTimeout => 504,
@@ -103,6 +107,7 @@ impl Refusal {
             Refusal::NotImplemented => "The request asks for what this server does not implement.",
             Refusal::VersionNotSupported => "This HTTP version is not supported here.",
             Refusal::TooManyConnections => "Too many connections from your address.",
+            Refusal::RateLimited => "Too many requests from your address.",
             Refusal::Overloaded => "The server is overloaded.",
             Refusal::BadGateway => "The homeserver cannot be reached.",
             Refusal::GatewayTimeout => "The homeserver did not answer in time.",

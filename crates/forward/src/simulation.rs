@@ -48,9 +48,13 @@ use self::{
     world::{Simulated, World},
 };
 use crate::{
+    allowance::Allowances,
+    environment::Environment,
     limits::Limits,
     respond::{Answer, RefusalAnswers},
-    snapshot::{Action, Listener, MethodMatch, PathMatch, Rule, Server, Site, Snapshot, Upstream},
+    snapshot::{
+        Action, Listener, MethodMatch, PathMatch, RateLimits, Rule, Server, Site, Snapshot, Upstream,
+    },
     worker::{Live, Worker},
 };
 
@@ -117,7 +121,9 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64) -> Simulation {
         let world = World::new(seed, SERVERS);
-        let worker = Worker::new(Simulated(world.clone()), snapshot(&world), None, Arc::default());
+        let env = Simulated(world.clone());
+        let allowances = Allowances::new(env.now());
+        let worker = Worker::new(env, snapshot(&world), None, Arc::default(), allowances);
         let rng = &world.rng;
         let draw = |in_how_many| Cell::new(rng.once_in(in_how_many).then(|| rng.below(EVENT_STEPS)));
         let (drain_at, reload_at) = (draw(3), draw(3));
@@ -309,5 +315,6 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
         refusals: vec![RefusalAnswers::new(|refusal| answer(refusal.status()))],
         classify: |_, _| 0,
         measures: true,
+        rate_limits: RateLimits::off(),
     })
 }

@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use ipnet::IpNet;
 
+pub use crate::allowance::Rate;
 use crate::{
     limits::{Limits, Timeouts},
     respond::{Answer, RefusalAnswers},
@@ -44,6 +45,35 @@ pub struct Snapshot {
     pub classify: fn(&[u8], &[u8]) -> u8,
     /// Whether exchanges are counted by what they are, with their times.
     pub measures: bool,
+    /// How often each client may ask.
+    pub rate_limits: RateLimits,
+}
+
+/// How often each client address (IPv6: each /64) may use each class of endpoints.
+#[derive(Clone)]
+pub struct RateLimits {
+    /// By class; none for those beyond the end. Where no class has one nothing is looked up.
+    pub of_class: Vec<Option<ClassLimit>>,
+    /// Networks that no limit is for, that of connections included.
+    pub exempt: Vec<IpNet>,
+    /// The content of a refusal, by the time until another request is allowed, in milliseconds.
+    pub content: fn(u64) -> Bytes,
+}
+
+/// The limit of a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassLimit {
+    /// How often.
+    pub rate: Rate,
+    /// GET and HEAD cost nothing here, and do not count.
+    pub writes_only: bool,
+}
+
+impl RateLimits {
+    /// None at all.
+    pub fn off() -> RateLimits {
+        RateLimits { of_class: Vec::new(), exempt: Vec::new(), content: |_| Bytes::new() }
+    }
 }
 
 /// One listening address.

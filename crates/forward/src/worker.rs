@@ -14,6 +14,7 @@ use std::{
 use ringfence_http1::{OutgoingHead, RequestHead, ResponseHead};
 
 use crate::{
+    allowance::Allowances,
     buffers::Buffers,
     counters::Counters,
     date::Calendar,
@@ -35,6 +36,8 @@ pub(crate) struct Worker<E: Environment> {
     pub(crate) request_ids: RequestIds,
     pub(crate) log: Log,
     pub(crate) counters: Arc<Counters>,
+    /// What clients may still ask for; shared by all workers, and kept when the configuration changes.
+    pub(crate) allowances: Arc<Allowances>,
     /// The configuration for exchanges that begin now.
     pub(crate) live: RefCell<Rc<Live<E>>>,
     /// Another process accepts connections now: those that are open here end with their next answer.
@@ -93,6 +96,7 @@ impl<E: Environment> Worker<E> {
         snapshot: Arc<Snapshot>,
         log: Option<LogSender>,
         counters: Arc<Counters>,
+        allowances: Arc<Allowances>,
     ) -> Rc<Self> {
         Rc::new(Worker {
             env,
@@ -101,6 +105,7 @@ impl<E: Environment> Worker<E> {
             request_ids: RequestIds::new(),
             log: Log::new(log),
             counters,
+            allowances,
             live: RefCell::new(Live::new(snapshot)),
             handed_over: Cell::new(false),
             draining: Cell::new(false),

@@ -10,12 +10,13 @@ use std::{
         mpsc::{Receiver, Sender, channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use crate::{
+    allowance::Allowances,
     counters::Counters,
     environment::{Environment, Ring, before, within},
     gate::Gate,
@@ -94,7 +95,7 @@ impl Workers {
     /// # Errors
     /// When a thread, a ring or a socket cannot be made: the first such error; nothing is left running.
     pub fn start(plan: Plan) -> io::Result<Workers> {
-        let gate = Gate::new();
+        let (gate, allowances) = (Gate::new(), Allowances::new(Instant::now()));
         let mut workers = Workers { workers: Vec::new() };
         let (started, starts) = channel();
         for (index, sockets) in plan.sockets.into_iter().enumerate() {
@@ -108,6 +109,7 @@ impl Workers {
                 log: plan.log.clone(),
                 driver: plan.driver,
                 gate: gate.clone(),
+                allowances: allowances.clone(),
                 counters: counters.clone(),
                 messages,
                 ringing: Some(ringing.into()),
@@ -224,6 +226,7 @@ struct Seat {
     log: Option<LogSender>,
     driver: Option<Driver>,
     gate: Arc<Gate>,
+    allowances: Arc<Allowances>,
     counters: Arc<Counters>,
     messages: Receiver<Message>,
     ringing: Option<OwnedFd>,
@@ -268,7 +271,8 @@ impl Seat {
             Ok(ring) => ring,
             Err(error) => return drop(self.started.send(Err(error))),
         };
-        let worker = Worker::new(ring, self.snapshot.clone(), self.log.take(), self.counters.clone());
+        let (counters, allowances) = (self.counters.clone(), self.allowances.clone());
+        let worker = Worker::new(ring, self.snapshot.clone(), self.log.take(), counters, allowances);
         // As the system calls it; Linux has no more than 2^22 of them.
         let thread = nix::unistd::gettid().as_raw().unsigned_abs();
         self.counters.thread.store(thread, std::sync::atomic::Ordering::Relaxed);

@@ -6,6 +6,7 @@
 
 /// What kind of request this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum EndpointClass {
     /// Waits for news, often for 30 s and more, and may answer with megabytes.
     Sync,
@@ -17,7 +18,7 @@ pub enum EndpointClass {
     MediaDownload,
     /// End-to-end encryption keys: many, and urgent at login.
     Keys,
-    /// Log in, with password hashing or through single sign-on.
+    /// Log in, with password hashing or through single sign-on. To renew an access token is not: nobody guesses one.
     Login,
     /// Create an account.
     Register,
@@ -161,7 +162,6 @@ const CLIENT: &[Rule] = {
         rule(Any, "keys/**", Keys),
         rule(Any, "room_keys/**", Keys),
         rule(Any, "login/**", Login),
-        rule(Any, "refresh", Login),
         rule(Any, "register/**", Register),
         rule(Read, "media/**", MediaDownload),
         rule(Write, "media/**", MediaUpload),

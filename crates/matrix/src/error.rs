@@ -39,6 +39,16 @@ pub fn body(code: ErrorCode, message: &str) -> String {
     json!({ "errcode": code.as_str(), "error": message }).to_string()
 }
 
+/// The JSON object of a refusal after too many requests: `M_LIMIT_EXCEEDED`, and when another is allowed, in milliseconds.
+pub fn limit_body(message: &str, retry_after_ms: u64) -> String {
+    json!({
+        "errcode": ErrorCode::LimitExceeded.as_str(),
+        "error": message,
+        "retry_after_ms": retry_after_ms,
+    })
+    .to_string()
+}
+
 /// The content type of every answer that the proxy makes itself.
 pub const JSON_FIELD_LINE: &str = "Content-Type: application/json\r\n";
 
@@ -48,6 +58,9 @@ pub const JSON_FIELD_LINE: &str = "Content-Type: application/json\r\n";
 pub const CORS_FIELD_LINES: &str = "Access-Control-Allow-Origin: *\r\n\
      Access-Control-Allow-Methods: GET, POST, PUT, DELETE, OPTIONS\r\n\
      Access-Control-Allow-Headers: X-Requested-With, Content-Type, Authorization, Date\r\n";
+
+/// What lets a web client of another origin see when to come again.
+pub const RETRY_CORS_FIELD_LINE: &str = "Access-Control-Expose-Headers: Retry-After\r\n";
 
 #[cfg(test)]
 mod tests {

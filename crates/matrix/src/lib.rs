@@ -13,7 +13,7 @@ mod server_name;
 mod well_known;
 
 pub use endpoint::{EndpointClass, classify};
-pub use error::{CORS_FIELD_LINES, ErrorCode, JSON_FIELD_LINE, body};
+pub use error::{CORS_FIELD_LINES, ErrorCode, JSON_FIELD_LINE, RETRY_CORS_FIELD_LINE, body, limit_body};
 pub use path::{ADMIN_PREFIXES, is_admin};
 pub use server_name::{FEDERATION_PORT, HTTPS_PORT, ServerName, ServerNameError};
 pub use well_known::{

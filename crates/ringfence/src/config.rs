@@ -9,6 +9,7 @@ mod homeserver;
 mod limits;
 mod listener;
 mod problem;
+mod rate_limits;
 mod reader;
 mod reference;
 mod route;
@@ -30,6 +31,7 @@ pub(crate) use homeserver::Homeserver;
 pub(crate) use limits::{Limits, Timeouts};
 pub(crate) use listener::{Listener, Role};
 pub(crate) use problem::{Place, Problem, Problems};
+pub(crate) use rate_limits::{RateLimit, RateLimits};
 pub(crate) use reference::reference;
 pub(crate) use route::Route;
 pub(crate) use server::{AccessLog, AccessLogFormat, Admin, Server};
@@ -58,6 +60,7 @@ pub(crate) struct Config {
     pub(crate) routes: Vec<Route>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
+    pub(crate) rate_limits: RateLimits,
 }
 
 /// Reads and checks a config file.
@@ -127,6 +130,7 @@ fn read(file: &Path, root: &Table<'_>) -> Config {
         routes,
         limits: Limits::read(&root.child("limits", &limits::LIMITS_SCHEMA)),
         timeouts: Timeouts::read(&root.child("timeouts", &limits::TIMEOUTS_SCHEMA)),
+        rate_limits: RateLimits::read(&root.child("rate_limits", &rate_limits::SCHEMA)),
     }
 }
 
@@ -175,6 +179,7 @@ const ROOT: Schema = Schema {
         Key::table("route"),
         Key::table("limits"),
         Key::table("timeouts"),
+        Key::table("rate_limits"),
     ],
 };
 
@@ -188,6 +193,7 @@ const SCHEMAS: &[Schema] = &[
     limits::LIMITS_SCHEMA,
     route::SCHEMA,
     limits::TIMEOUTS_SCHEMA,
+    rate_limits::SCHEMA,
 ];
 
 #[cfg(test)]

@@ -15,13 +15,19 @@ use bytes::Bytes;
 use ringfence_forward::{
     limits,
     respond::{Answer, Refusal, RefusalAnswers},
-    snapshot::{self, Action, MethodMatch, PathMatch, Rule, ServerAddress, Snapshot},
+    snapshot::{self, Action, ClassLimit, MethodMatch, PathMatch, Rate, Rule, ServerAddress, Snapshot},
 };
-use ringfence_matrix::{CORS_FIELD_LINES, ErrorCode, JSON_FIELD_LINE, body, is_admin};
+use ringfence_matrix::{
+    CORS_FIELD_LINES, EndpointClass, ErrorCode, JSON_FIELD_LINE, RETRY_CORS_FIELD_LINE, body, is_admin,
+    limit_body,
+};
 use ringfence_tls::{Certificate, ServerConfig, server_config, server_config_after};
 
 use crate::{
-    config::{Admin, Config, Limits, Listener, Problem, Problems, Role, Timeouts, Upstream, UpstreamServer},
+    config::{
+        Admin, Config, Limits, Listener, Problem, Problems, RateLimit, RateLimits, Role, Timeouts, Upstream,
+        UpstreamServer,
+    },
     routing::{self, Entry, Site, Target},
 };
 
@@ -53,6 +59,7 @@ pub(crate) fn snapshot(
         refusals: vec![matrix_refusals(), plain_refusals()],
         classify,
         measures: config.server.admin != Admin::Off,
+        rate_limits: rate_limits(&config.rate_limits),
     })
 }
 
@@ -216,6 +223,21 @@ fn document_answers(document: &str) -> [(MethodMatch, Answer); 3] {
     ]
 }
 
+fn rate_limits(limits: &RateLimits) -> snapshot::RateLimits {
+    let class_limit = |class| {
+        let RateLimit { count, period, burst } = limits.of(class)?;
+        // To ask which ways there are to log in, or whether a name is free, is no attempt.
+        let writes_only = matches!(class, EndpointClass::Login | EndpointClass::Register);
+        Some(ClassLimit { rate: Rate::new(count, period, burst), writes_only })
+    };
+    let of_class: Vec<_> = EndpointClass::ALL.into_iter().map(class_limit).collect();
+    snapshot::RateLimits {
+        of_class: if of_class.iter().any(Option::is_some) { of_class } else { Vec::new() },
+        exempt: limits.exempt.clone(),
+        content: |retry_after_ms| limit_body(Refusal::RateLimited.message(), retry_after_ms).into(),
+    }
+}
+
 /// How errors look on Matrix paths and before the path is known: with the field lines that let a web client of
 /// another origin read them.
 const MATRIX_STYLE: usize = 0;
@@ -224,7 +246,13 @@ const MATRIX_STYLE: usize = 0;
 const PLAIN_STYLE: usize = 1;
 
 fn matrix_refusals() -> RefusalAnswers {
-    RefusalAnswers::new(|refusal| matrix_answer(refusal.status(), refusal_body(refusal)))
+    RefusalAnswers::new(|refusal| {
+        let mut answer = matrix_answer(refusal.status(), refusal_body(refusal));
+        if refusal == Refusal::RateLimited {
+            answer.field_lines = [&answer.field_lines[..], RETRY_CORS_FIELD_LINE.as_bytes()].concat().into();
+        }
+        answer
+    })
 }
 
 fn plain_refusals() -> RefusalAnswers {
@@ -250,7 +278,7 @@ fn error_code(refusal: Refusal) -> ErrorCode {
     match refusal {
         Refusal::Unrouted | Refusal::MisdirectedHost | Refusal::NotImplemented => ErrorCode::Unrecognized,
         Refusal::ContentTooLarge | Refusal::TargetTooLong | Refusal::HeadTooLarge => ErrorCode::TooLarge,
-        Refusal::TooManyConnections => ErrorCode::LimitExceeded,
+        Refusal::TooManyConnections | Refusal::RateLimited => ErrorCode::LimitExceeded,
         Refusal::Malformed
         | Refusal::RequestTimeout
         | Refusal::ExpectationFailed

@@ -33,6 +33,7 @@ impl Measured {
         Authority::shared().certificate(&[HOST]).write(folder.path(), "c0");
         let config = format!(
             "[server]\nworkers = 1\naccess_log = \"off\"\n\
+             [rate_limits]\nfederation_send = \"1000/s burst 100000\"\n\
              [[certificate]]\nchain = \"c0.chain.pem\"\nkey = \"c0.key.pem\"\n\
              [[listener]]\naddress = \"{}\"\ntls = {tls}\nrole = \"client\"\n\
              [[homeserver]]\nserver_name = \"example.com\"\npublic_host = \"{HOST}\"\nupstream = \"{}\"\n",

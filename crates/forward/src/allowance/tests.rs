@@ -170,7 +170,7 @@ fn at_the_end_of_time_everything_is_allowed() {
     let past = allowances.origin - second(1);
     assert_eq!(allowances.take(address(1), 0, rate, past), Ok(()), "a clock before the start is the start");
     assert_eq!(second(u64::from(u32::MAX) / 4).as_secs(), duration(units(second(1_073_741_823))).as_secs());
-    assert!(TIME_MAX / SECOND > 34 * 365 * 24 * 3600, "34 years");
+    const { assert!(TIME_MAX / SECOND > 34 * 365 * 24 * 3600, "34 years") };
 }
 
 #[test]

@@ -27,6 +27,8 @@ use super::{
     world::{Simulated, World},
 };
 use crate::{
+    allowance::Allowances,
+    environment::Environment,
     front,
     peer::Peer,
     snapshot::{Action, PathMatch, Snapshot},
@@ -192,7 +194,9 @@ impl Stage {
     fn new(seed: u64) -> Stage {
         let world = World::new(seed, 2);
         let origins = world.origins_of_script.get_or_init(Rc::default).clone();
-        let worker = Worker::new(Simulated(world.clone()), open_snapshot(&world), None, Arc::default());
+        let env = Simulated(world.clone());
+        let allowances = Allowances::new(env.now());
+        let worker = Worker::new(env, open_snapshot(&world), None, Arc::default(), allowances);
         Stage {
             world,
             worker,

@@ -3,12 +3,15 @@
 use std::{fmt::Write, time::SystemTime};
 
 use jiff::Timestamp;
-use ringfence_matrix::ServerName;
+use ringfence_matrix::{EndpointClass, ServerName};
 use ringfence_tls::Certificate;
 
 use super::coverage::{certificate_for, warnings};
 use crate::{
-    config::{AccessLog, Config, Homeserver, Listener, Role, Upstream, format_duration, format_size},
+    config::{
+        AccessLog, Config, Homeserver, Listener, RateLimit, RateLimits, Role, Upstream, format_duration,
+        format_size,
+    },
     routing::{self, Site, Target},
 };
 
@@ -186,9 +189,27 @@ fn process(config: &Config) -> Section {
                 format_size(limits.body_bytes_max),
                 limits.connections_max
             ),
+            format!("rate limits  {}", rate_limits(&config.rate_limits)),
             format!("drain        {}", format_duration(config.timeouts.drain)),
         ],
     )
+}
+
+/// The classes that have a limit, and who is exempt.
+fn rate_limits(limits: &RateLimits) -> String {
+    let limited = |class| {
+        let RateLimit { count, period, burst } = limits.of(class)?;
+        let unit = format_duration(period);
+        Some(format!("{} {count}/{} burst {burst}", class.as_str(), unit.trim_start_matches('1')))
+    };
+    let mut parts: Vec<_> = EndpointClass::ALL.into_iter().filter_map(limited).collect();
+    if parts.is_empty() {
+        return "off".to_owned();
+    }
+    if !limits.exempt.is_empty() {
+        parts.push(format!("but not for {}", join(&limits.exempt)));
+    }
+    parts.join(", ")
 }
 
 fn servers(upstream: &Upstream) -> String {

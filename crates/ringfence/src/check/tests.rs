@@ -64,6 +64,7 @@ fn the_report_says_what_listens_and_what_leads_where() {
         "/_synapse/admin                127.0.0.1:8008, for the networks in admin_from; 403 for others",
         "all else                       404",
         "Routes of chat.example.com",
+        "rate limits  login 20/min burst 20, register 10/min burst 10, federation_send 50/s burst 300, ",
         "/                              unix:/run/chat.sock, bodies up to 1 MiB",
     ] {
         assert!(report.contains(part), "{part:?} is missing in\n{report}");

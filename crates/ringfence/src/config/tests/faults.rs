@@ -429,3 +429,19 @@ fn sizes_and_durations_need_their_units() {
         assert!(fault.starts_with(expected), "{fault}");
     }
 }
+
+#[test]
+fn rate_limits_that_cannot_be_read_are_told() {
+    assert_eq!(
+        fault("[rate_limits]\nlogin = \"20/min\""),
+        "5:9: `login` is \"20/min\"; write \"off\", or a rate and a burst, as in \"20/min burst 20\""
+    );
+    assert_eq!(
+        fault("[rate_limits]\nexempt = [\"10.0.0.1/8\"]"),
+        "5:11: `exempt` has \"10.0.0.1/8\", which is no network; write \"10.0.0.0/8\", or an address without /"
+    );
+    assert_eq!(
+        fault("[rate_limits]\nlogins = \"off\""),
+        "5:1: unknown key `logins` in [rate_limits]; the nearest known one is `login`"
+    );
+}

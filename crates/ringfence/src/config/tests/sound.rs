@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use ringfence_matrix::EndpointClass;
+
 use super::*;
 
 /// The file in README and in the documentation of `--help`.
@@ -81,6 +83,21 @@ upstream_idle = "8s"
 tunnel_idle = "1h"
 linger = "10s"
 drain = "11s"
+
+[rate_limits]
+exempt = ["192.0.2.0/24", "2001:db8::/32"]
+sync = "100/s burst 1000"
+send = "30/s burst 60"
+media_up = "1/s burst 10"
+media_down = "100/s burst 500"
+keys = "10/s burst 100"
+login = "5/h burst 3"
+register = "off"
+federation_send = "100/s burst 600"
+federation_read = "off"
+key_server = "1/s burst 1"
+well_known = "2/s burst 2"
+other = "1000/min burst 100000"
 "#;
 
 #[test]
@@ -206,6 +223,35 @@ fn limits_and_timeouts_are_read() {
     assert_eq!(config.timeouts.upstream_connect, Duration::from_millis(500));
     assert_eq!(config.timeouts.tunnel_idle, Duration::from_secs(3600));
     assert_eq!(config.timeouts.drain, Duration::from_secs(11));
+}
+
+#[test]
+fn rate_limits_are_read_and_have_their_defaults() {
+    let told = |config: &Config| {
+        let limit = |class: EndpointClass| match config.rate_limits.of(class) {
+            None => format!("{} off", class.as_str()),
+            Some(limit) => {
+                format!("{} {}/{:?} {}", class.as_str(), limit.count, limit.period, limit.burst)
+            }
+        };
+        EndpointClass::ALL.map(limit).join(", ")
+    };
+    let full = sound(FULL);
+    assert_eq!(
+        told(&full),
+        "sync 100/1s 1000, send 30/1s 60, media_up 1/1s 10, media_down 100/1s 500, keys 10/1s 100, \
+         login 5/3600s 3, register off, federation_send 100/1s 600, federation_read off, key_server 1/1s 1, \
+         well_known 2/1s 2, other 1000/60s 100000"
+    );
+    let exempt: Vec<_> = full.rate_limits.exempt.iter().map(ToString::to_string).collect();
+    assert_eq!(exempt, ["192.0.2.0/24", "2001:db8::/32"]);
+    let absent = sound(EIGHT_LINES);
+    assert_eq!(
+        told(&absent),
+        "sync off, send off, media_up off, media_down off, keys off, login 20/60s 20, register 10/60s 10, \
+         federation_send 50/1s 300, federation_read 50/1s 300, key_server 20/1s 100, well_known off, other off"
+    );
+    assert!(absent.rate_limits.exempt.is_empty());
 }
 
 #[test]
