@@ -12,6 +12,10 @@ mod matrix_path;
 mod observe;
 #[path = "../../crates/http1/tests/conformance/reference/mod.rs"]
 mod reference;
+#[path = "../../crates/forward/src/proxy_protocol/reference.rs"]
+mod proxy_reference;
+
+use ringfence_forward::proxy_protocol::parse as parse_proxy_header;
 
 pub use client_hello::client_hello;
 pub use exchange::exchange;
@@ -38,6 +42,21 @@ pub fn chunked(input: &[u8]) {
     let observed = observe::chunked(body, &[split]);
     assert_eq!(observed, observe::chunked(body, &[]));
     assert!(reference::chunked::parse(body).allows(&observed), "{observed:?}");
+}
+
+/// Looks for a PROXY header at the start of `input`, and of all that it begins with.
+pub fn proxy_protocol(input: &[u8]) {
+    let found = parse_proxy_header(input);
+    assert_eq!(found.ok().flatten().map(|header| (header.length, header.client)), proxy_reference::header(input));
+    for end in 0..input.len() {
+        let earlier = parse_proxy_header(&input[..end]);
+        let was_known = earlier != Ok(None);
+        assert!(!was_known || earlier.is_ok() == found.is_ok(), "at {end}: {earlier:?}, then {found:?}");
+        if let Ok(Some(header)) = earlier {
+            assert_eq!(found, Ok(Some(header)));
+            assert!(header.length <= end);
+        }
+    }
 }
 
 /// Reads `input` as a config file. What is no UTF-8 is refused before it comes to that.
@@ -99,6 +118,11 @@ mod tests {
     #[test]
     fn the_seeds_of_matrix_path_pass() {
         replay("matrix_path", super::matrix_path);
+    }
+
+    #[test]
+    fn the_seeds_of_proxy_protocol_pass() {
+        replay("proxy_protocol", super::proxy_protocol);
     }
 
     #[test]

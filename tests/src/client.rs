@@ -1,6 +1,6 @@
 //! The client's side: raw bytes to the proxy, strict reading of what comes back.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -67,10 +67,28 @@ impl Client {
         Client::tls_over(stream, name, config)
     }
 
-    fn tls_over(mut stream: TcpStream, name: &str, config: Arc<ClientConfig>) -> Result<Client, String> {
+    /// The same with bytes that go ahead of the handshake, in one segment with its beginning.
+    pub fn tls_behind(first: &[u8], to: SocketAddr, name: &str) -> Result<Client, String> {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(|error| error.to_string())?;
+        Client::tls_begun(stream, name, Authority::shared().client_config(), first)
+    }
+
+    fn tls_over(stream: TcpStream, name: &str, config: Arc<ClientConfig>) -> Result<Client, String> {
+        Client::tls_begun(stream, name, config, b"")
+    }
+
+    fn tls_begun(
+        mut stream: TcpStream,
+        name: &str,
+        config: Arc<ClientConfig>,
+        first: &[u8],
+    ) -> Result<Client, String> {
         let name = ServerName::try_from(name.to_owned()).expect("a valid server name");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         let mut session = ClientConnection::new(config, name).map_err(|error| error.to_string())?;
+        let mut flight = first.to_vec();
+        session.write_tls(&mut flight).map_err(|error| error.to_string())?;
+        stream.write_all(&flight).map_err(|error| error.to_string())?;
         while session.is_handshaking() {
             session.complete_io(&mut stream).map_err(|error| error.to_string())?;
         }

@@ -19,6 +19,9 @@ pub struct Counters {
     pub connections: AtomicU64,
     /// Connections turned away by a limit.
     pub connections_refused: AtomicU64,
+    /// Connections closed on a listener of the PROXY protocol: from elsewhere, or without a header that is sound and in
+    /// time.
+    pub proxy_headers_refused: AtomicU64,
     /// Requests answered, by whomever.
     pub requests: AtomicU64,
     /// TLS handshakes that succeeded, by [`Handshake`].

@@ -43,20 +43,34 @@ impl Gate {
         limits: &Limits,
     ) -> Result<Pass, Refusal> {
         let client = client_of(address);
-        let mut shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
-        let count = shard.entry(client).or_default();
-        if !is_proxy && *count >= limits.connections_per_address_max {
-            return Err(Refusal::TooManyConnections);
-        }
+        self.enter(client, is_proxy, limits)?;
         if self.total.fetch_add(1, Ordering::Relaxed) >= limits.connections_max {
             self.total.fetch_sub(1, Ordering::Relaxed);
+            self.leave(client);
+            return Err(Refusal::Overloaded);
+        }
+        Ok(Pass { gate: self.clone(), client })
+    }
+
+    fn enter(&self, client: IpAddr, is_proxy: bool, limits: &Limits) -> Result<(), Refusal> {
+        let mut shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
+        let count = shard.entry(client).or_default();
+        // One that is refused has others open, so that nothing is remembered for it.
+        if !is_proxy && *count >= limits.connections_per_address_max.max(1) {
+            return Err(Refusal::TooManyConnections);
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    fn leave(&self, client: IpAddr) {
+        let mut shard = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = shard.get_mut(&client) {
+            *count -= 1;
             if *count == 0 {
                 shard.remove(&client);
             }
-            return Err(Refusal::Overloaded);
         }
-        *count += 1;
-        Ok(Pass { gate: self.clone(), client })
     }
 
     fn shard(&self, client: IpAddr) -> &Mutex<HashMap<IpAddr, usize>> {
@@ -64,15 +78,24 @@ impl Gate {
     }
 }
 
+impl Pass {
+    /// Counts the connection as that of another address from now on: the client for whom a balancer has opened it.
+    pub(crate) fn hand_to(
+        &mut self,
+        address: IpAddr,
+        is_proxy: bool,
+        limits: &Limits,
+    ) -> Result<(), Refusal> {
+        let client = client_of(address);
+        self.gate.enter(client, is_proxy, limits)?;
+        self.gate.leave(std::mem::replace(&mut self.client, client));
+        Ok(())
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
-        let mut shard = self.gate.shard(self.client).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = shard.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                shard.remove(&self.client);
-            }
-        }
+        self.gate.leave(self.client);
         self.gate.total.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -103,6 +126,20 @@ mod tests {
         assert!(gate.admit(one, true, &limits).is_ok());
         drop(passes);
         assert!(gate.admit(one, false, &limits).is_ok());
+    }
+
+    #[test]
+    fn a_connection_that_a_balancer_opened_counts_as_its_clients() {
+        let (gate, limits) = (Gate::new(), limits(100, 1));
+        let (balancer, client) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let mut passes: Vec<_> = (0..3).map(|_| gate.admit(balancer, true, &limits).unwrap()).collect();
+        assert_eq!(passes[0].hand_to(client, false, &limits), Ok(()));
+        assert_eq!(passes[1].hand_to(client, false, &limits), Err(Refusal::TooManyConnections));
+        assert_eq!(passes[2].hand_to(client, true, &limits), Ok(()));
+        assert_eq!(gate.total.load(Ordering::Relaxed), 3);
+        passes.clear();
+        assert_eq!(gate.total.load(Ordering::Relaxed), 0);
+        assert!(gate.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 
     #[test]

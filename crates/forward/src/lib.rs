@@ -9,6 +9,7 @@
 
 pub mod buffers;
 pub mod limits;
+pub mod proxy_protocol;
 pub mod respond;
 pub mod snapshot;
 #[doc(hidden)]

@@ -1,6 +1,8 @@
 //! Listening sockets: bound by the control plane, one for each worker and address (`SO_REUSEPORT`), accepted from by
 //! their worker alone.
 
+mod announced;
+
 use std::{
     future::{Future, poll_fn},
     io,
@@ -24,7 +26,7 @@ use crate::{
     limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, LISTEN_BACKLOG, TURN_AWAY, TURNED_AWAY_MAX},
     peer::Peer,
     respond::{Refusal, reason_phrase},
-    snapshot::contains,
+    snapshot::{Snapshot, contains},
     transport::{
         Transport,
         socket::{self, Socket},
@@ -122,27 +124,53 @@ fn admit(
 ) {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     let live = worker.live.borrow().clone();
-    // A load balancer is not one client, and who is exempt from limits is from this one too.
     let snapshot = &live.snapshot;
-    let is_proxy = contains(&snapshot.trusted_proxies, address.ip())
-        || contains(&snapshot.rate_limits.exempt, address.ip());
-    match gate.admit(address.ip(), is_proxy, &live.snapshot.limits) {
+    let is_proxy = is_exempt(snapshot, address.ip());
+    let balancers = snapshot.listeners[listener].proxy_protocol_from.as_deref();
+    if balancers.is_some_and(|balancers| !contains(balancers, address.ip())) {
+        count(&worker.counters.proxy_headers_refused);
+        tracing::debug!(peer = %address, "no balancer of this listener");
+        return;
+    }
+    // Whose it is a balancer says in its first bytes.
+    match gate.admit(address.ip(), is_proxy || balancers.is_some(), &snapshot.limits) {
         Ok(pass) => {
             count(&worker.counters.connections);
             worker.open.set(worker.open.get() + 1);
             let worker = worker.clone();
-            monoio::spawn(async move { serve(&worker, connection, address, listener, pass).await });
+            match balancers {
+                None => drop(monoio::spawn(async move {
+                    serve(&worker, connection, address, listener, pass).await;
+                })),
+                // A task of its own, since it is larger.
+                Some(_) => drop(monoio::spawn(async move {
+                    serve_announced(&worker, connection, address, listener, pass).await;
+                })),
+            }
         }
         Err(refusal) => {
             count(&worker.counters.connections_refused);
             count(&worker.counters.refusals[refusal as usize]);
-            let is_plain = live.snapshot.listeners[listener].tls.is_none();
-            // Over TLS an answer would cost a handshake, which is what the limit is there to save.
-            if is_plain && worker.turned_away.get() < TURNED_AWAY_MAX {
-                monoio::spawn(turn_away(worker.clone(), connection, refusal, address.ip()));
+            // Fails only when descriptors run out; there is nobody to tell.
+            let Ok(socket) = Socket::new(connection) else { return };
+            if may_be_told(worker, snapshot, listener) {
+                let worker = worker.clone();
+                monoio::spawn(async move { turn_away(&worker, &socket, refusal, address.ip()).await });
             }
         }
     }
+}
+
+/// Whether connections of this address are not counted against its limit: a load balancer is not one client, and who is
+/// exempt from limits is from this one too.
+fn is_exempt(snapshot: &Snapshot, address: IpAddr) -> bool {
+    contains(&snapshot.trusted_proxies, address) || contains(&snapshot.rate_limits.exempt, address)
+}
+
+/// Whether a client over a limit is told so. Over TLS an answer would cost a handshake, which is what the limit is there
+/// to save.
+fn may_be_told(worker: &Worker<Ring>, snapshot: &Snapshot, listener: usize) -> bool {
+    snapshot.listeners[listener].tls.is_none() && worker.turned_away.get() < TURNED_AWAY_MAX
 }
 
 /// Serves one connection. A panic on the way ends this connection and nothing else.
@@ -155,6 +183,24 @@ async fn serve(
 ) {
     let _pass = pass;
     let mut connection = pin!(serve_socket(worker, connection, address, listener));
+    poll_fn(|cx| poll_caught(worker, connection.as_mut(), cx)).await;
+    worker.open.set(worker.open.get() - 1);
+}
+
+/// Serves one connection that a balancer has opened for somebody, who is told first.
+async fn serve_announced(
+    worker: &Rc<Worker<Ring>>,
+    connection: OwnedFd,
+    balancer: SocketAddr,
+    listener: usize,
+    mut pass: Pass,
+) {
+    let mut connection = pin!(async {
+        let client = announced::client(worker, &connection, balancer, listener, &mut pass);
+        if let Some(client) = Box::pin(client).await {
+            serve_socket(worker, connection, client, listener).await;
+        }
+    });
     poll_fn(|cx| poll_caught(worker, connection.as_mut(), cx)).await;
     worker.open.set(worker.open.get() - 1);
 }
@@ -214,12 +260,11 @@ async fn serve_tls(worker: &Rc<Worker<Ring>>, socket: Socket, config: Arc<Server
 }
 
 /// Tells a client over its limit so, without waiting for its request.
-async fn turn_away(worker: Rc<Worker<Ring>>, connection: OwnedFd, refusal: Refusal, client: IpAddr) {
-    let Ok(socket) = Socket::new(connection) else { return };
+async fn turn_away(worker: &Rc<Worker<Ring>>, socket: &Socket, refusal: Refusal, client: IpAddr) {
     tracing::debug!(%client, ?refusal, "connection turned away");
     worker.turned_away.set(worker.turned_away.get() + 1);
-    let mut telling = pin!(tell(&worker, &socket, refusal));
-    poll_fn(|cx| poll_caught(&worker, telling.as_mut(), cx)).await;
+    let mut telling = pin!(tell(worker, socket, refusal));
+    poll_fn(|cx| poll_caught(worker, telling.as_mut(), cx)).await;
     worker.turned_away.set(worker.turned_away.get() - 1);
 }
 

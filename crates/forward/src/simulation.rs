@@ -303,6 +303,7 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
             privileged_networks: Vec::new(),
             redirect: false,
             retired: false,
+            proxy_protocol_from: None,
         }],
         upstreams: vec![
             Upstream { servers: vec![server(0), server(1)] },

@@ -89,6 +89,9 @@ pub struct Listener {
     pub redirect: bool,
     /// Not configured any more: no connection is accepted, and those that are open end with their next answer.
     pub retired: bool,
+    /// Networks of balancers: every connection has to come from one of them and to begin with a header of the PROXY
+    /// protocol. `None`: connections are their clients' own.
+    pub proxy_protocol_from: Option<Vec<IpNet>>,
 }
 
 /// Servers that answer the same requests; taken in turn.

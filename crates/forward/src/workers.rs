@@ -199,6 +199,8 @@ pub struct Totals {
     /// See [`Counters`].
     pub connections_refused: u64,
     /// See [`Counters`].
+    pub proxy_headers_refused: u64,
+    /// See [`Counters`].
     pub requests: u64,
     /// See [`Counters`].
     pub handshakes_failed: u64,
@@ -213,6 +215,7 @@ impl Totals {
         use std::sync::atomic::Ordering::Relaxed;
         self.connections += counters.connections.load(Relaxed);
         self.connections_refused += counters.connections_refused.load(Relaxed);
+        self.proxy_headers_refused += counters.proxy_headers_refused.load(Relaxed);
         self.requests += counters.requests.load(Relaxed);
         self.handshakes_failed += counters.handshakes_failed.load(Relaxed);
         self.panics += counters.panics.load(Relaxed);

@@ -156,6 +156,7 @@ fn data_plane_listener(listener: &Listener, tls: Option<&Arc<ServerConfig>>) -> 
         privileged_networks: listener.admin_from.clone(),
         redirect: listener.role == Role::Redirect,
         retired: false,
+        proxy_protocol_from: listener.proxy_protocol_from.clone(),
     }
 }
 

@@ -91,6 +91,7 @@ fn serve(config: Config, start: &Start) -> Result<(), Box<dyn Error>> {
     tracing::info!(
         connections = totals.connections,
         connections_refused = totals.connections_refused,
+        proxy_headers_refused = totals.proxy_headers_refused,
         requests = totals.requests,
         handshakes_failed = totals.handshakes_failed,
         panics = totals.panics,

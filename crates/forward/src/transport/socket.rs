@@ -133,6 +133,19 @@ impl Socket {
         fd::borrow(&self.shared.stream)
     }
 
+    /// Some of the bytes that have arrived, which stay where they are; zero is the end of the stream.
+    pub fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.read_wait.poll(cx, &self.shared, Direction::Read));
+            match rustix::net::recv(self.descriptor(), &mut *buf, RecvFlags::PEEK) {
+                Ok((_, seen)) => return Poll::Ready(Ok(seen)),
+                Err(Errno::AGAIN) => self.shared.readable.set(false),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
     /// Whether the peer has closed or sent bytes by now: a look at the socket itself, one system call.
     ///
     /// A pooled upstream connection is quiet; asked before a request that must not be sent twice.

@@ -76,6 +76,9 @@ fn listener_line(listener: &Listener) -> String {
     if !listener.admin_from.is_empty() {
         let _ = write!(line, ", admin paths from {}", join(&listener.admin_from));
     }
+    if let Some(balancers) = &listener.proxy_protocol_from {
+        let _ = write!(line, ", PROXY protocol from {} and nobody else", join(balancers));
+    }
     line
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Listener {
     pub(crate) tls: bool,
     /// Networks that reach administrative paths through it.
     pub(crate) admin_from: Vec<IpNet>,
+    /// Balancers that begin each connection with a header of the PROXY protocol; `None`: there is none.
+    pub(crate) proxy_protocol_from: Option<Vec<IpNet>>,
 }
 
 /// Whom a listener is for.
@@ -76,6 +78,13 @@ pub(crate) const SCHEMA: Schema = Schema {
             "Clients in these networks reach administrative paths (`/_synapse/admin` and their like) through it; all others \
              are answered 403.",
         ),
+        Key::text(
+            "proxy_protocol_from",
+            "list of networks",
+            "off",
+            "Networks of the balancers before this listener. Every connection has to come from one of them and to begin with a \
+             header of the PROXY protocol, version 1 or 2, which says who the client is; any other is closed and counted.",
+        ),
     ],
 };
 
@@ -86,6 +95,7 @@ pub(crate) fn defaults() -> Vec<Listener> {
         role,
         tls: true,
         admin_from: Vec::new(),
+        proxy_protocol_from: None,
     };
     vec![
         listener(ringfence_matrix::HTTPS_PORT, Role::Client),
@@ -104,9 +114,19 @@ impl Listener {
         if role == Role::Redirect {
             check_redirect(table, tls);
         }
+        let proxy_protocol_from = proxy_protocol_from(table);
         let tls = tls.map_or(role != Role::Redirect, |tls| tls.value);
-        Some(Self { address: address?, role, tls, admin_from })
+        Some(Self { address: address?, role, tls, admin_from, proxy_protocol_from })
     }
+}
+
+fn proxy_protocol_from(table: &Table<'_>) -> Option<Vec<IpNet>> {
+    let key = "proxy_protocol_from";
+    if table.is_empty_list(key) {
+        let message = "is empty, so that nobody could connect; name the balancers, or remove it";
+        table.note(table.place_of(key), format!("`{key}` {message}"));
+    }
+    table.has(key).then(|| networks(table, key))
 }
 
 /// Notes what a redirect cannot have.

@@ -445,3 +445,11 @@ fn rate_limits_that_cannot_be_read_are_told() {
         "5:1: unknown key `logins` in [rate_limits]; the nearest known one is `login`"
     );
 }
+
+#[test]
+fn a_listener_that_believes_no_balancer_is_told() {
+    assert_eq!(
+        fault("[[listener]]\naddress = \"127.0.0.1:1\"\nproxy_protocol_from = []"),
+        "6:23: `proxy_protocol_from` is empty, so that nobody could connect; name the balancers, or remove it"
+    );
+}

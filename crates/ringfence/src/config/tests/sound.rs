@@ -52,6 +52,7 @@ admin_from = ["127.0.0.0/8"]
 [[listener]]
 address = "0.0.0.0:8448"
 role = "federation"
+proxy_protocol_from = ["10.0.0.0/8", "192.0.2.1"]
 
 [[listener]]
 address = "[::]:80"
@@ -206,6 +207,9 @@ fn listeners_certificates_and_routes_are_read() {
     assert_eq!(client.admin_from, ["127.0.0.0/8".parse().unwrap()]);
     assert_eq!(federation.address.value, SocketAddr::from(([0, 0, 0, 0], 8448)));
     assert_eq!((redirect.role, redirect.tls), (Role::Redirect, false));
+    let balancers = ["10.0.0.0/8", "192.0.2.1/32"].map(|network| network.parse().unwrap());
+    assert_eq!(federation.proxy_protocol_from.as_deref(), Some(&balancers[..]));
+    assert_eq!(client.proxy_protocol_from, None);
     assert_eq!(config.certificates[0].chain, Path::new("/etc/ringfence/fullchain.pem"));
     assert_eq!(config.certificates[0].key, Path::new("/keys/privkey.pem"));
     let [route] = &config.routes[..] else { panic!("{config:?}") };
