@@ -258,6 +258,116 @@ fn haproxy_in_front_tells_its_clients() {
     }
 }
 
+/// Answers one request of each connection behind the header that it begins with, with that header in hex.
+fn told_origin(header_bytes: usize) -> Origin {
+    Origin::each(move |peer| {
+        let header = peer.read_exactly(header_bytes).expect("a header");
+        let hex: String = header.iter().map(|byte| format!("{byte:02x}")).collect();
+        peer.serve(&|_: &message::Message| message::ok(&hex));
+    })
+}
+
+const SIGNATURE_HEX: &str = "0d0a0d0a000d0a515549540a";
+
+#[test]
+fn an_upstream_is_told_of_each_client_and_connections_are_not_shared() {
+    let origin = told_origin(28);
+    let proxy = Proxy::to(&origin).extra("send_proxy_protocol = true").start();
+    let listener = format!("7f000001{{}}{:04x}", proxy.address.port());
+    let from = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
+    let mut clients = [proxy.client(), Client::connect_from(from, proxy.address)];
+    for (client, address) in clients.iter_mut().zip(["7f000001", "7f000009"]) {
+        let port = format!("{:04x}", client.local_address().port());
+        let expected = format!("{SIGNATURE_HEX}2111000c{address}{}", listener.replace("{}", &port));
+        for _ in 0..3 {
+            assert_eq!(client.get("/_matrix/x").text(), expected);
+        }
+        let post = format!("POST /_matrix/x HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 3\r\n\r\nabc");
+        assert_eq!(client.request(post).text(), expected);
+    }
+    assert_eq!(origin.connections(), 8, "one for each request");
+    // Nothing but the header stands before the request.
+    let bytes = origin.connection(1).bytes();
+    assert!(bytes[28..].starts_with(b"GET /_matrix/x HTTP/1.1\r\nHost: "), "{}", bytes.escape_ascii());
+    for index in 1..=8 {
+        assert!(origin.connection(index).end_within(PATIENCE).is_some(), "connection {index} is kept");
+    }
+}
+
+/// What a trusted proxy or a balancer says of its client is passed on; a port that nobody told is 0.
+#[test]
+fn an_upstream_is_told_of_the_forwarded_client() {
+    let origin = told_origin(52);
+    let proxy = announced(&origin)
+        .tls()
+        .top("trusted_proxies = [\"192.0.2.7\"]")
+        .extra("send_proxy_protocol = true")
+        .start();
+    let port = format!("{:04x}", proxy.address.port());
+    let expected = |client: &str, client_port: &str| {
+        // The listener's IPv4 address, told in the client's family.
+        format!("{SIGNATURE_HEX}21210024{client}00000000000000000000ffff7f000001{client_port}{port}")
+    };
+    let told = "20010db8000000000000000000000007";
+    let mut client = Client::tls_behind(&ipv6_header(), proxy.address, HOST).expect("a handshake");
+    assert_eq!(client.get("/_matrix/x").text(), expected(told, "1267"));
+    let mut client = Client::tls_behind(LINE, proxy.address, HOST).expect("a handshake");
+    let request = GET.replace("\r\n\r\n", "\r\nX-Forwarded-For: 2001:db8::9\r\n\r\n");
+    let told = "20010db8000000000000000000000009";
+    assert_eq!(client.request(request).text(), expected(told, "0000"));
+}
+
+#[test]
+fn a_route_is_told_of_clients_and_the_homeserver_beside_it_is_not() {
+    let (origin, told) = (mirror(), told_origin(28));
+    let route =
+        format!("[[route]]\npath = \"/told\"\nupstream = \"{}\"\nsend_proxy_protocol = true", told.url());
+    let proxy = Proxy::to(&origin).extra(&route).start();
+    let mut client = proxy.client();
+    for _ in 0..3 {
+        assert_eq!(client.get("/_matrix/x").text(), "127.0.0.1");
+        assert!(client.get("/told").text().starts_with(SIGNATURE_HEX));
+    }
+    assert_eq!((origin.connections(), told.connections()), (1, 3));
+}
+
+#[test]
+fn haproxy_and_nginx_behind_are_told() {
+    let haproxy = |address| {
+        format!(
+            "defaults\n mode http\n timeout connect 5s\n timeout client 10s\n timeout server 10s\n\
+             frontend f\n bind {address} accept-proxy\n\
+             http-request return status 200 content-type text/plain lf-string \"%[src] %[src_port]\"\n"
+        )
+    };
+    let nginx = |address| {
+        format!(
+            "daemon off; master_process off; pid @FOLDER@/pid; error_log stderr;\n\
+             events {{ worker_connections 64; }}\n\
+             http {{ access_log off; client_body_temp_path @FOLDER@/body; proxy_temp_path @FOLDER@/proxy;\n\
+             fastcgi_temp_path @FOLDER@/fastcgi; uwsgi_temp_path @FOLDER@/uwsgi; scgi_temp_path @FOLDER@/scgi;\n\
+             server {{ listen {address} proxy_protocol reuseport;\n\
+             location / {{ return 200 \"$proxy_protocol_addr $proxy_protocol_port\"; }} }} }}\n"
+        )
+    };
+    let (first, second) = (Place::v4(), Place::v4());
+    for (behind, address) in [
+        (Balancer::haproxy(&haproxy(first.address()), first.address()), first.address()),
+        (
+            Balancer::start("/usr/sbin/nginx", &nginx(second.address()), &["-c"], second.address()),
+            second.address(),
+        ),
+    ] {
+        let Some(_behind) = behind else { continue };
+        let upstream = format!("http://{address}");
+        let proxy = Proxy::builder().upstream(&upstream).extra("send_proxy_protocol = true").start();
+        let mut client = Client::connect_from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 78)), proxy.address);
+        let expected = format!("127.0.0.78 {}", client.local_address().port());
+        assert_eq!(client.get("/_matrix/x").text(), expected);
+        assert_eq!(client.get("/_matrix/x").text(), expected);
+    }
+}
+
 /// Another program of this machine, stopped when it is dropped.
 struct Balancer(Child, #[allow(dead_code, reason = "kept until the end")] tempfile::TempDir);
 

@@ -13,6 +13,7 @@
 //! of either side is a [`Failure`], and one table makes it an answer. Once the first byte of a final response is on
 //! its way, a failure cuts the connection visibly: nothing incomplete ever looks complete.
 
+mod announcement;
 mod download;
 mod limited;
 mod local;
@@ -232,9 +233,10 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         content_max: u64,
         forwarded: &Forwarded<'_>,
     ) -> Result<Option<&'static str>, Failure> {
-        let mut pooled_allowed = true;
+        let announcement = self.announcement(upstream, forwarded.client);
+        let mut pooled_allowed = announcement.is_none();
         loop {
-            let link = self.connect(inbox, upstream, pooled_allowed).await?;
+            let link = self.connect(inbox, upstream, pooled_allowed, announcement.as_deref()).await?;
             let asked_at = self.worker.env.now();
             self.progress.asked_at.set(Some(asked_at));
             let underway = self.worker.env.underway().begin(asked_at);
@@ -246,7 +248,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
                     return Ok(Some("upgraded"));
                 }
                 Ok(Answered::Whole { reusable, close }) => {
-                    if reusable && !self.worker.draining.get() {
+                    if reusable && announcement.is_none() && !self.worker.draining.get() {
                         self.worker.check_in(&self.live.pools[upstream], link.server, link.stream);
                     }
                     return Ok(close);
@@ -303,6 +305,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         inbox: &mut Inbox,
         upstream: usize,
         pooled_allowed: bool,
+        announcement: Option<&[u8]>,
     ) -> Result<Link<E::Stream>, Failure> {
         let env = &self.worker.env;
         let (pool, servers) = (&self.live.pools[upstream], &self.live.snapshot.upstreams[upstream].servers);
@@ -316,7 +319,14 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             }
             let limit = self.live.snapshot.timeouts.upstream_connect;
             // Boxed: what dialling takes is not carried by every exchange.
-            let dialling = Box::pin(env.connect(&servers[server].address, limit));
+            let dialling = Box::pin(async {
+                let stream = env.connect(&servers[server].address, limit).await?;
+                if let Some(announcement) = announcement {
+                    // A new connection's send buffer takes it whole.
+                    stream.write_all(announcement).await?;
+                }
+                io::Result::Ok(stream)
+            });
             match self.unless_client_leaves(inbox, dialling).await? {
                 Ok(stream) => {
                     pool.record_success(server);

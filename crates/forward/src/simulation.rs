@@ -306,8 +306,8 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
             proxy_protocol_from: None,
         }],
         upstreams: vec![
-            Upstream { servers: vec![server(0), server(1)] },
-            Upstream { servers: vec![server(2)] },
+            Upstream { servers: vec![server(0), server(1)], sends_proxy_header: false },
+            Upstream { servers: vec![server(2)], sends_proxy_header: false },
         ],
         sites: vec![Site { rules, host: Bytes::from_static(b"fallback.example") }],
         hosts: HashMap::new(),

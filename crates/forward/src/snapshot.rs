@@ -99,6 +99,9 @@ pub struct Listener {
 pub struct Upstream {
     /// At least one.
     pub servers: Vec<Server>,
+    /// Each connection begins with a header of the PROXY protocol that names its client, and carries one request: it is never
+    /// kept for others.
+    pub sends_proxy_header: bool,
 }
 
 /// One server of an upstream.

@@ -119,7 +119,7 @@ fn classify(method: &[u8], raw_path: &[u8]) -> u8 {
 pub(crate) fn resolve(config: &Config) -> Result<Vec<snapshot::Upstream>, Problems> {
     let mut problems = Vec::new();
     let mut upstreams = Vec::new();
-    for Upstream { servers } in routing::upstreams(config) {
+    for Upstream { servers, send_proxy_protocol } in routing::upstreams(config) {
         let mut resolved = Vec::new();
         for server in servers {
             match server_address(&server.value) {
@@ -131,7 +131,7 @@ pub(crate) fn resolve(config: &Config) -> Result<Vec<snapshot::Upstream>, Proble
                 }
             }
         }
-        upstreams.push(snapshot::Upstream { servers: resolved });
+        upstreams.push(snapshot::Upstream { servers: resolved, sends_proxy_header: *send_proxy_protocol });
     }
     if problems.is_empty() { Ok(upstreams) } else { Err(Problems::new(&config.file, problems)) }
 }

@@ -217,7 +217,8 @@ fn rate_limits(limits: &RateLimits) -> String {
 
 fn servers(upstream: &Upstream) -> String {
     let names: Vec<_> = upstream.servers.iter().map(|server| server.value.to_string()).collect();
-    names.join(", ")
+    let told = if upstream.send_proxy_protocol { ", told of clients by the PROXY protocol" } else { "" };
+    names.join(", ") + told
 }
 
 fn join<T: ToString>(items: &[T]) -> String {

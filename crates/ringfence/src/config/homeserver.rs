@@ -54,6 +54,7 @@ pub(crate) const SCHEMA: Schema = Schema {
              clients anyway.",
         ),
         upstream::KEY,
+        upstream::SEND_PROXY_PROTOCOL_KEY,
         Key::text(
             "well_known_client",
             "JSON object",

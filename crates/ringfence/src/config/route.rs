@@ -35,6 +35,7 @@ pub(crate) const SCHEMA: Schema = Schema {
              `/bots`.",
         ),
         upstream::KEY,
+        upstream::SEND_PROXY_PROTOCOL_KEY,
         Key::optional_size(
             "body_bytes_max",
             &BODY_BYTES,

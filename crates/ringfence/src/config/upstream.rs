@@ -15,6 +15,15 @@ const HTTP_PORT: u16 = 80;
 /// Longest path of a Unix socket, in bytes: what `sockaddr_un` holds, without its final NUL (unix(7)).
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 
+/// The key beside it.
+pub(super) const SEND_PROXY_PROTOCOL_KEY: Key = Key::text(
+    "send_proxy_protocol",
+    "`true` or `false`",
+    "false",
+    "Connections to the upstream begin with a header of the PROXY protocol, version 2, with the client's address. Such a \
+     connection is one client's alone and is not kept for another request, so that each costs a connection more.",
+);
+
 /// The key that [`read_required`] reads.
 pub(crate) const KEY: Key = Key::text(
     "upstream",
@@ -28,6 +37,8 @@ pub(crate) const KEY: Key = Key::text(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Upstream {
     pub(crate) servers: Vec<At<Server>>,
+    /// Whether each connection begins with a header of the PROXY protocol (version 2) that names its client.
+    pub(crate) send_proxy_protocol: bool,
 }
 
 /// One server, as configured. Names are not resolved yet.
@@ -50,7 +61,7 @@ impl fmt::Display for Server {
     }
 }
 
-/// Reads the key `upstream`, which has to be there.
+/// Reads the key `upstream`, which has to be there, and those that say how it is reached.
 pub(crate) fn read_required(table: &Table<'_>) -> Option<Upstream> {
     if !table.has("upstream") {
         let message = "no `upstream`; add where requests go, as in upstream = \"http://127.0.0.1:8008\"";
@@ -71,7 +82,8 @@ pub(crate) fn read_required(table: &Table<'_>) -> Option<Upstream> {
             Err(fault) => table.note(text.place, format!("`upstream` is {:?}: {fault}", text.value)),
         }
     }
-    (!servers.is_empty()).then_some(Upstream { servers })
+    let send_proxy_protocol = table.boolean("send_proxy_protocol").is_some_and(|send| send.value);
+    (!servers.is_empty()).then_some(Upstream { servers, send_proxy_protocol })
 }
 
 /// Reads one URL; the error says what is wrong and what to do.

@@ -62,6 +62,7 @@ role = "redirect"
 hosts = ["Example.COM"]
 path = "/"
 upstream = "http://127.0.0.1:8080"
+send_proxy_protocol = true
 body_bytes_max = "100 MiB"
 
 [limits]
@@ -215,6 +216,7 @@ fn listeners_certificates_and_routes_are_read() {
     let [route] = &config.routes[..] else { panic!("{config:?}") };
     assert_eq!((route.hosts.join(","), route.path.value.as_str()), ("example.com".to_owned(), "/"));
     assert_eq!(route.body_bytes_max, Some(104_857_600));
+    assert!(route.upstream.send_proxy_protocol && !config.homeservers[0].upstream.send_proxy_protocol);
 }
 
 #[test]
