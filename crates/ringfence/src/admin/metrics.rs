@@ -71,6 +71,11 @@ impl Collector for Page {
             "Connections turned away by a limit",
             sum(|worker| &worker.connections_refused),
         )?;
+        out.counter(
+            "proxy_headers_refused",
+            "Connections closed for want of a PROXY header, or not from a balancer",
+            sum(|worker| &worker.proxy_headers_refused),
+        )?;
         out.gauge(
             "connections_open",
             "Connections of clients that are open",

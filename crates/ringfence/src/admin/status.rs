@@ -54,6 +54,7 @@ pub(super) fn status(view: &View) -> Value {
             "open": sum(|worker| &worker.open),
             "accepted": sum(|worker| &worker.connections),
             "refused": sum(|worker| &worker.connections_refused),
+            "proxy_headers_refused": sum(|worker| &worker.proxy_headers_refused),
             "upstream_idle": sum(|worker| &worker.upstream_idle),
         },
         "requests": sum(|worker| &worker.requests),
