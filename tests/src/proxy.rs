@@ -105,6 +105,12 @@ impl Proxy {
         self.child.id()
     }
 
+    /// Its config file.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join(CONFIG)
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);

@@ -29,8 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use ringfence_http1::{BodyFraming, RequestHead};
+use ringfence_http1::RequestHead;
 
 use crate::{
     counters::{CLASSES_MAX, ExchangeKind, add, method_index},
@@ -42,9 +41,8 @@ use crate::{
     peer::Peer,
     record::Record,
     request_id::RequestId,
-    respond::{Answer, Refusal},
-    route::{self, Routed},
-    snapshot::{Action, Rule, Snapshot},
+    route::{self, Decision, Forward},
+    snapshot::Snapshot,
     transport::Transport,
     worker::{Live, Worker, unless},
 };
@@ -173,45 +171,30 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         let snapshot = &self.live.snapshot;
         let (peer, trusted) = (self.peer, &snapshot.trusted_proxies);
         let client = fields::client(peer.address.ip(), peer.scheme(), trusted, self.head, head_bytes);
-        let forwards = fields::max_forwards(self.head, head_bytes);
-        let next = match route::lookup(snapshot, listener, client, self.head, head_bytes) {
-            Err(refusal @ Refusal::MisdirectedHost) => self.refuse(refusal, 0).await,
-            _ if listener.redirect => self.redirect(head_bytes).await,
-            // It asks about the way, and has come as far as it may go (RFC 9110 §7.6.2).
-            _ if forwards == Ok(Some(0)) => self.answer(&FORWARDS_SPENT).await,
-            _ if forwards.is_err() => self.refuse(Refusal::Malformed, 0).await,
-            Err(refusal) => self.refuse(refusal, 0).await,
-            Ok(Routed { rule, site }) => match (self.over_rate(client, head_bytes), &rule.action) {
-                (Some(wait), _) => Box::pin(self.refuse_over_rate(inbox, rule.refusal_style, wait)).await,
-                (None, Action::Answer(answer)) => self.answer(answer).await,
-                (None, Action::Forward(upstream)) => {
-                    self.forward(inbox, *upstream, rule, client, &site.host).await
-                }
-            },
+        let decision = route::decide(snapshot, listener, client, self.head, head_bytes);
+        let limited = decision.limited_style().zip(self.over_rate(client, head_bytes));
+        let next = match decision {
+            _ if let Some((style, wait)) = limited => {
+                Box::pin(self.refuse_over_rate(inbox, style, wait)).await
+            }
+            Decision::Refuse(refusal, style) => self.refuse(refusal, style).await,
+            Decision::Redirect => self.answer(&route::redirect(snapshot, self.head, head_bytes)).await,
+            Decision::Answer(answer, _) => self.answer(answer).await,
+            Decision::Forward(way) => self.forward(inbox, way, client).await,
         };
         self.record(inbox.bytes(), next);
         inbox.consume(self.progress.request_length.get().unwrap_or(self.head.head_len()));
         next
     }
 
-    async fn forward(
-        &self,
-        inbox: &mut Inbox,
-        upstream: usize,
-        rule: &Rule,
-        client: Client,
-        host: &[u8],
-    ) -> Next {
-        let content_max = rule.body_bytes_max.unwrap_or(self.live.snapshot.limits.body_bytes_max);
-        if matches!(self.head.framing(), BodyFraming::Length(length) if length > content_max) {
-            return self.refuse(Refusal::ContentTooLarge, rule.refusal_style).await;
-        }
+    async fn forward(&self, inbox: &mut Inbox, way: Forward<'_>, client: Client) -> Next {
+        let Forward { upstream, host, content_max, refusal_style } = way;
         let forwarded = Forwarded { client, request_id: &self.request_id, host };
         // Pinned here: passed on by value, it would take its size twice.
         let conversation = pin!(self.converse_with_one(inbox, upstream, content_max, &forwarded));
         match unless(&self.worker.cut, conversation).await.unwrap_or(Err(Failure::Cut)) {
             Ok(close) => self.next(close),
-            Err(failure) => self.fail(failure, rule.refusal_style).await,
+            Err(failure) => self.fail(failure, refusal_style).await,
         }
     }
 
@@ -422,9 +405,6 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         add(&of_class.bytes_out, progress.bytes_out.get());
     }
 }
-
-/// What an OPTIONS or a TRACE is told that may not be forwarded any more.
-const FORWARDS_SPENT: Answer = Answer { status: 200, field_lines: Bytes::new(), content: Bytes::new() };
 
 /// A connection to a server.
 struct Link<S> {

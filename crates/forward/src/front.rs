@@ -222,7 +222,7 @@ async fn read_more<E: Environment>(
     }
 }
 
-fn refusal_of(error: HeadError) -> Refusal {
+pub(crate) fn refusal_of(error: HeadError) -> Refusal {
     match error.suggested_status() {
         414 => Refusal::TargetTooLong,
         417 => Refusal::ExpectationFailed,

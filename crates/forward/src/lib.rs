@@ -8,6 +8,8 @@
 #![deny(unsafe_code)]
 
 pub mod buffers;
+#[doc(hidden)]
+pub mod explain;
 pub mod limits;
 pub mod proxy_protocol;
 pub mod respond;

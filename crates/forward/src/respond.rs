@@ -3,7 +3,12 @@
 //! The core knows no Matrix: the bodies and the extra field lines (CORS) are given by the binary, one
 //! [`RefusalAnswers`] a style.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
+use ringfence_http1::OutgoingHead;
+
+use crate::request_id::RequestId;
 
 /// A complete answer, kept ready in memory.
 #[derive(Clone, Debug)]
@@ -132,6 +137,27 @@ impl RefusalAnswers {
         &self.answers[refusal as usize]
     }
 }
+
+/// Builds the head of an answer of the proxy's own making.
+pub(crate) fn head(answer: &Answer, date: &str, request_id: &RequestId, close: bool, out: &mut OutgoingHead) {
+    out.clear();
+    let mut line = [0; STATUS_LINES_BYTES_MAX];
+    let mut rest = &mut line[..];
+    // Fits, see the bound.
+    let _ = write!(rest, "HTTP/1.1 {} {}\r\n", answer.status, reason_phrase(answer.status));
+    if answer.status != 204 {
+        let _ = write!(rest, "Content-Length: {}\r\n", answer.content.len());
+    }
+    let unused = rest.len();
+    out.push_owned(&line[..STATUS_LINES_BYTES_MAX - unused]);
+    for part in [b"Date: ", date.as_bytes(), b"\r\n", &answer.field_lines, b"X-Request-ID: ", request_id] {
+        out.push_owned(part);
+    }
+    out.push_owned(if close { b"\r\nConnection: close\r\n\r\n" } else { b"\r\n\r\n" });
+}
+
+/// A status line with the longest reason phrase and a length of 20 digits take 90 bytes.
+const STATUS_LINES_BYTES_MAX: usize = 128;
 
 /// The reason phrase of a status that this proxy makes itself (RFC 9110 §15).
 pub(crate) const fn reason_phrase(status: u16) -> &'static str {

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -39,6 +39,13 @@ pub(crate) enum Command {
     /// The new process gets the listening sockets, so that no connection is refused; the old one finishes what it has begun,
     /// for up to `timeouts.hand_over`. If the new one does not start, nothing changes. SIGUSR2 does the same.
     Upgrade(ConfigFile),
+    /// Say what would happen to a request, and why; nothing is sent.
+    ///
+    /// Prints the listener, the host, the rule that decides and those passed over, limits and timeouts, the server it
+    /// goes to and the head as that would get it, or the answer that ringfence gives itself. Needs the config file
+    /// only: no certificate is read and no name looked up. Paths are taken byte for byte.
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(Explain),
     /// Try it now: no config file, no root, nothing left behind.
     ///
     /// Serves a stand-in homeserver on 127.0.0.1:8443 and :8448 with a throwaway certificate, and prints the curl
@@ -62,6 +69,34 @@ pub(crate) struct ConfigFile {
     #[arg(long, short, value_name = "FILE", default_value = "/etc/ringfence/ringfence.toml")]
     pub(crate) config: PathBuf,
 }
+
+/// Which request.
+#[derive(Args, Debug)]
+pub(crate) struct Explain {
+    /// The method, such as GET.
+    pub(crate) method: String,
+    /// https://HOST[:PORT]/PATH, or a target beginning with a slash for the first homeserver's public host.
+    pub(crate) url: String,
+    /// The listener it comes through: its address, or its port. Without it, the one with the URL's port, else the
+    /// first that speaks the URL's scheme.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listener: Option<String>,
+    /// The address that it comes from.
+    #[arg(long, value_name = "ADDRESS", default_value = "203.0.113.1")]
+    pub(crate) client: IpAddr,
+    /// A field line of the request; may be given several times.
+    #[arg(long, short = 'H', value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+    #[command(flatten)]
+    pub(crate) config: ConfigFile,
+}
+
+const EXPLAIN_EXAMPLES: &str = r#"Examples:
+
+  ringfence explain GET https://matrix.example.com/_matrix/client/versions
+  ringfence explain GET https://matrix.example.com/_synapse/admin/v1/server_version --client 10.0.0.5
+  ringfence explain POST /_matrix/media/v3/upload --header 'Content-Length: 99999999'
+  ringfence explain GET /_matrix/federation/v1/version --listener 8448"#;
 
 const EXAMPLE: &str = r#"A whole config file:
 
@@ -92,6 +127,11 @@ mod tests {
         let cli = Cli::try_parse_from(["ringfence", "run"]).unwrap();
         assert!(matches!(cli.command, Command::Run(file) if file.config.is_absolute()));
         assert!(matches!(Cli::try_parse_from(["ringfence", "demo"]).unwrap().command, Command::Demo));
+        let cli =
+            Cli::try_parse_from(["ringfence", "explain", "GET", "/", "-H", "A: b", "-H", "C: d"]).unwrap();
+        assert!(
+            matches!(cli.command, Command::Explain(Explain { header, .. }) if header == ["A: b", "C: d"])
+        );
         assert!(Cli::try_parse_from(["ringfence"]).is_err());
     }
 }

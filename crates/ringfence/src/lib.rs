@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod config;
 mod demo;
+mod explain;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod manual;
@@ -51,6 +52,7 @@ fn tell(config: &Path, path: &str) -> Result<(), Box<dyn Error>> {
 fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Check(file) => check::run(&file.config),
+        Command::Explain(request) => explain::run(&request),
         Command::Run(file) => run::run(config::load(&file.config).inspect_err(run::upgrade::cannot_follow)?),
         Command::Reload(file) => tell(&file.config, "/reload"),
         Command::Upgrade(file) => tell(&file.config, "/upgrade"),

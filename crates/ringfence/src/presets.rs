@@ -42,15 +42,38 @@ pub(crate) fn snapshot(
     let upstreams = resolve(config)?;
     let speaks_tls = config.listeners.iter().any(|listener| listener.tls);
     let tls = speaks_tls.then(|| tls_config(certificates, before)).transpose()?;
+    Ok(assemble(config, upstreams, tls.as_ref(), before))
+}
+
+/// The same for those who only ask what its rules say: no name is looked up and no certificate is needed, so its
+/// servers have no addresses and its listeners no TLS.
+pub(crate) fn unresolved(config: &Config) -> Snapshot {
+    let server = |server: &UpstreamServer| snapshot::Server {
+        name: server.to_string(),
+        address: ServerAddress::Tcp(Vec::new()),
+    };
+    let upstreams = routing::upstreams(config).map(|upstream| snapshot::Upstream {
+        servers: upstream.servers.iter().map(|at| server(&at.value)).collect(),
+        sends_proxy_header: upstream.send_proxy_protocol,
+    });
+    assemble(config, upstreams.collect(), None, None)
+}
+
+fn assemble(
+    config: &Config,
+    upstreams: Vec<snapshot::Upstream>,
+    tls: Option<&Arc<ServerConfig>>,
+    before: Option<&Snapshot>,
+) -> Snapshot {
     let sites = routing::sites(config);
     let hosts = sites
         .iter()
         .enumerate()
         .flat_map(|(index, site)| site.hosts.iter().map(move |host| (host.as_bytes().into(), index)));
-    Ok(Snapshot {
+    Snapshot {
         limits: data_plane_limits(&config.limits),
         timeouts: data_plane_timeouts(&config.timeouts),
-        listeners: listeners(config, tls.as_ref(), before),
+        listeners: listeners(config, tls, before),
         upstreams,
         hosts: hosts.collect(),
         sites: sites.iter().map(|site| data_plane_site(config, site)).collect(),
@@ -60,7 +83,7 @@ pub(crate) fn snapshot(
         classify,
         measures: config.server.admin != Admin::Off,
         rate_limits: rate_limits(&config.rate_limits),
-    })
+    }
 }
 
 /// An error that may be told by another thread than the one that met it.
@@ -161,9 +184,19 @@ fn data_plane_listener(listener: &Listener, tls: Option<&Arc<ServerConfig>>) -> 
 }
 
 fn data_plane_site(config: &Config, site: &Site<'_>) -> snapshot::Site {
-    let mut rules = vec![admin_guard()];
-    rules.extend(site.entries.iter().flat_map(|entry| entry_rules(config, entry)));
+    let rules = rules(config, site).map(|(_, rule)| rule).collect();
     snapshot::Site { rules, host: site.host.clone().into() }
+}
+
+/// The rules of a site, each with the entry that it comes from; the guard comes from none.
+pub(crate) fn rules<'a>(
+    config: &Config,
+    site: &'a Site<'a>,
+) -> impl Iterator<Item = (Option<&'a Entry<'a>>, Rule)> {
+    let entries = site.entries.iter();
+    let entry_rules =
+        entries.flat_map(|entry| entry_rules(config, entry).into_iter().map(move |rule| (Some(entry), rule)));
+    std::iter::once((None, admin_guard())).chain(entry_rules)
 }
 
 /// Refuses administrative paths to everyone outside the listener's networks.

@@ -1,9 +1,6 @@
 //! Answers of the proxy's own making.
 
-use std::io::Write as _;
-
-use bytes::Bytes;
-use ringfence_http1::{Method, TargetForm};
+use ringfence_http1::Method;
 
 use super::{Exchange, Next};
 use crate::{
@@ -11,8 +8,7 @@ use crate::{
     environment::Environment,
     failure::Failure,
     relay::{self, Message},
-    respond::{Answer, Refusal, reason_phrase},
-    route,
+    respond::{self, Answer, Refusal},
     transport::Transport,
 };
 
@@ -54,19 +50,6 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         self.send_answer(answer, Some(failure.as_str())).await
     }
 
-    /// Sends the client to the same target on `https` (RFC 9110 §15.4.9).
-    pub(super) async fn redirect(&self, head_bytes: &[u8]) -> Next {
-        let fallback = &self.live.snapshot.sites[0].host[..];
-        let host = route::without_port(self.head.authority().map_or(fallback, |span| span.of(head_bytes)));
-        let target = match self.head.target_form() {
-            TargetForm::Origin | TargetForm::Absolute => self.head.path_and_query().of(head_bytes),
-            TargetForm::Authority | TargetForm::Asterisk => b"/",
-        };
-        let slash = self.head.path_prefix();
-        let field_lines = [b"Location: https://", host, slash, target, b"\r\n"].concat().into();
-        self.send_answer(&Answer { status: 308, field_lines, content: Bytes::new() }, None).await
-    }
-
     async fn send_answer(&self, answer: &Answer, failure: Option<&'static str>) -> Next {
         let worker = self.worker;
         let close = match self.head.close_reason() {
@@ -75,23 +58,9 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             None => worker.leaves(self.peer.listener),
         };
         let mut out = worker.outgoing_head();
-        let mut line = [0; STATUS_LINES_BYTES_MAX];
-        let mut rest = &mut line[..];
-        // Fits, see the bound.
-        let _ = write!(rest, "HTTP/1.1 {} {}\r\n", answer.status, reason_phrase(answer.status));
-        if answer.status != 204 {
-            let _ = write!(rest, "Content-Length: {}\r\n", answer.content.len());
-        }
-        let unused = rest.len();
-        out.push_owned(&line[..STATUS_LINES_BYTES_MAX - unused]);
-        worker
-            .calendar
-            .http_date(|date| [b"Date: ", date.as_bytes(), b"\r\n"].map(|part| out.push_owned(part)));
-        out.push_owned(&answer.field_lines);
-        out.push_owned(b"X-Request-ID: ");
-        out.push_owned(&self.request_id);
-        out.push_owned(if close.is_some() { b"\r\nConnection: close\r\n\r\n" } else { b"\r\n\r\n" });
-
+        worker.calendar.http_date(|date| {
+            respond::head(answer, date, &self.request_id, close.is_some(), &mut out);
+        });
         let content: &[u8] = if self.head.method() == Method::Head { b"" } else { &answer.content };
         let message = Message { head: Some((&*out, b"")), tail: [content, b"", b""] };
         self.progress.status.set(Some(answer.status));
@@ -102,6 +71,3 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         }
     }
 }
-
-/// A status line with the longest reason phrase and a length of 20 digits take 90 bytes.
-const STATUS_LINES_BYTES_MAX: usize = 128;
