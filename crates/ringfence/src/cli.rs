@@ -1,8 +1,13 @@
 //! The command line.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::doctor::{Override, Software};
 
 /// An edge proxy for Matrix homeservers on Linux.
 ///
@@ -46,6 +51,14 @@ pub(crate) enum Command {
     /// only: no certificate is read and no name looked up. Paths are taken byte for byte.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Explain),
+    /// Examine a running deployment as the outside sees it, and say what to change.
+    ///
+    /// Finds the server as other servers and clients do (well-known, SRV records, port 8448; base URL) and looks at
+    /// ports, certificates, keys, CORS, limits, and whether paths arrive byte for byte. Works against any proxy, also before
+    /// moving to this one. Asks only what strangers may ask, and writes nothing. The exit status is 0 when there is no
+    /// fault, 1 when there is one, 2 when nothing could be checked.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(Doctor),
     /// Try it now: no config file, no root, nothing left behind.
     ///
     /// Serves a stand-in homeserver on 127.0.0.1:8443 and :8448 with a throwaway certificate, and prints the curl
@@ -97,6 +110,64 @@ const EXPLAIN_EXAMPLES: &str = r#"Examples:
   ringfence explain GET https://matrix.example.com/_synapse/admin/v1/server_version --client 10.0.0.5
   ringfence explain POST /_matrix/media/v3/upload --header 'Content-Length: 99999999'
   ringfence explain GET /_matrix/federation/v1/version --listener 8448"#;
+
+/// Which deployment, and how to look at it.
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// The part after the colon in user ids, such as example.com.
+    #[arg(value_name = "SERVER_NAME")]
+    pub(crate) server_name: String,
+    /// Where a host's port is, instead of asking DNS, as with curl; the address may have another port. May be given
+    /// several times. A host that is named here is not looked up at all.
+    #[arg(long, value_name = "HOST:PORT:ADDRESS")]
+    pub(crate) resolve: Vec<Override>,
+    /// The name server to ask, instead of the system's.
+    #[arg(long, value_name = "ADDRESS", value_parser = name_server)]
+    pub(crate) name_server: Option<SocketAddr>,
+    /// Certificate authorities to trust instead of the system's, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// An access token of any account, or @FILE with one: shows the upload limit and the client address as the
+    /// homeserver sees them.
+    #[arg(long, visible_alias = "as-admin-token")]
+    pub(crate) token: Option<String>,
+    /// The homeserver's own signing key, as Synapse keeps it: proves by a signed request that paths arrive byte for byte.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signing_key: Option<PathBuf>,
+    /// Take over a minute for a long poll; needs --token.
+    #[arg(long)]
+    pub(crate) slow: bool,
+    /// The proxy to give lines of configuration for, where it does not name itself.
+    #[arg(long, value_enum)]
+    pub(crate) proxy: Option<Software>,
+    /// How long each connection and each answer may take.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub(crate) timeout: f32,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// An address whose port is 53 if it has none.
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
+    bare.or_else(|_| text.parse())
+        .map_err(|_| "write an address, as in 192.0.2.53 or 127.0.0.1:5353".to_owned())
+}
+
+/// The port of name servers (RFC 1035 §4.2).
+const DNS_PORT: u16 = 53;
+
+fn seconds(text: &str) -> Result<f32, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=60.0).contains(seconds));
+    seconds.ok_or_else(|| "write seconds from 0.1 to 60".to_owned())
+}
+
+const DOCTOR_EXAMPLES: &str = r#"Examples:
+
+  ringfence doctor example.com
+  ringfence doctor example.com --resolve matrix.example.com:443:192.0.2.7     before DNS is moved there
+  ringfence doctor example.com --token @token --signing-key /etc/matrix-synapse/homeserver.signing.key"#;
 
 const EXAMPLE: &str = r#"A whole config file:
 

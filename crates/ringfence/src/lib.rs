@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod config;
 mod demo;
+mod doctor;
 mod explain;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -29,7 +30,7 @@ use cli::{Cli, Command};
 /// The whole command: does what the command line says, and tells what went wrong.
 pub fn main() -> ExitCode {
     match dispatch(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
@@ -49,8 +50,9 @@ fn tell(config: &Path, path: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
+fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
+        Command::Doctor(arguments) => return Ok(doctor::run(&arguments)),
         Command::Check(file) => check::run(&file.config),
         Command::Explain(request) => explain::run(&request),
         Command::Run(file) => run::run(config::load(&file.config).inspect_err(run::upgrade::cannot_follow)?),
@@ -62,5 +64,6 @@ fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
             Ok(())
         }
         Command::Manual { folder } => Ok(manual::write(&folder)?),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
