@@ -19,7 +19,6 @@ use std::{
     fs,
     hash::{BuildHasher, RandomState},
     io::{self, IsTerminal, Write},
-    net::{IpAddr, Ipv6Addr},
     process::ExitCode,
     time::Duration,
 };
@@ -99,7 +98,7 @@ struct Case {
     timeout: Duration,
     slow: bool,
     /// Makes what is asked for unlike anything that exists.
-    nonce: String,
+    nonce: u64,
 }
 
 fn prepared(arguments: &Doctor) -> Result<Case, Box<dyn Error>> {
@@ -124,7 +123,7 @@ fn prepared(arguments: &Doctor) -> Result<Case, Box<dyn Error>> {
         signing_key,
         timeout: Duration::from_secs_f32(arguments.timeout),
         slow: arguments.slow,
-        nonce: format!("{:016x}", RandomState::new().hash_one(0)),
+        nonce: RandomState::new().hash_one(0),
     })
 }
 
@@ -228,7 +227,9 @@ impl Examination<'_> {
         self.checks.push(server::version(&self.network, endpoint).await);
         let key = case.signing_key.as_ref().filter(|_| is_believed);
         let name = case.name.to_string();
-        let encoded = paths::encoded_federation(&self.network, endpoint, &name, &case.nonce, key).await;
+        let encoded =
+            paths::encoded_federation(&self.network, endpoint, &name, &format!("{:x}", case.nonce), key)
+                .await;
         self.checks.push(encoded);
         self.checks.push(paths::admin(&self.network, endpoint).await);
         self.checks.extend(server::strangers(&self.network, endpoint).await);
@@ -280,10 +281,10 @@ impl Examination<'_> {
     async fn look_at_homeserver(&mut self, endpoint: &Endpoint, token: Option<&str>) {
         let (network, case) = (&self.network, self.case);
         let name = case.name.to_string();
-        let encoded = paths::encoded_client(network, endpoint, &name, &case.nonce).await;
+        let encoded = paths::encoded_client(network, endpoint, &name, &format!("{:x}", case.nonce)).await;
         let cors = client::cors(network, endpoint).await;
         let scheme = client::scheme(network, endpoint).await;
-        let address = client::address(network, endpoint, token, invented_address(&case.nonce)).await;
+        let address = client::address(network, endpoint, token, client::invented_address(case.nonce)).await;
         let upload = client::upload(network, endpoint, token).await;
         let long_poll = client::long_poll(network, endpoint, token, case.slow).await;
         let single = [encoded, scheme, address, long_poll];
@@ -296,10 +297,4 @@ fn content(document: &Document) -> Option<&str> {
         Document::Here { content: Ok(content), .. } => Some(content),
         _ => None,
     }
-}
-
-/// An address that nobody has (RFC 3849), another one each time.
-fn invented_address(nonce: &str) -> IpAddr {
-    let number = u64::from_str_radix(nonce, 16).unwrap_or_default();
-    Ipv6Addr::from((0x2001_0db8_u128 << 96) | u128::from(number)).into()
 }
