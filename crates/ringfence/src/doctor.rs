@@ -35,6 +35,7 @@ use discovery::{Document, Federation};
 use http::{Ask, Endpoint, ask};
 use network::Network;
 use report::{Check, Report, Verdict};
+use server::Trust;
 use signature::SigningKey;
 
 /// Nothing could be checked, as opposed to: faults were found.
@@ -221,11 +222,14 @@ impl Examination<'_> {
         if !is_open {
             return;
         }
-        let (check, is_believed) = server::believed(&self.network, endpoint, whose, &case.roots).await;
+        let (check, trust) = server::believed(&self.network, endpoint, whose, &case.roots).await;
         self.checks.push(check);
+        if trust == Trust::Unreachable {
+            return;
+        }
         self.checks.push(server::keys(&self.network, endpoint, &case.name).await);
         self.checks.push(server::version(&self.network, endpoint).await);
-        let key = case.signing_key.as_ref().filter(|_| is_believed);
+        let key = case.signing_key.as_ref().filter(|_| trust == Trust::Believed);
         let name = case.name.to_string();
         let encoded =
             paths::encoded_federation(&self.network, endpoint, &name, &format!("{:x}", case.nonce), key)
@@ -245,7 +249,10 @@ impl Examination<'_> {
         if !is_open {
             return;
         }
-        let is_believed = self.believes(endpoint, was_seen).await;
+        let trust = self.trust(endpoint, was_seen).await;
+        if trust == Trust::Unreachable {
+            return;
+        }
         let versions =
             ask(&self.network, endpoint, Ask::from_elsewhere("GET", "/_matrix/client/versions")).await;
         if let Ok(answer) = &versions {
@@ -255,7 +262,8 @@ impl Examination<'_> {
         let is_there = check.verdict == Verdict::Ok;
         self.checks.push(check);
         if is_there {
-            self.look_at_homeserver(endpoint, case.token.as_deref().filter(|_| is_believed)).await;
+            let token = case.token.as_deref().filter(|_| trust == Trust::Believed);
+            self.look_at_homeserver(endpoint, token).await;
         }
         if !was_seen {
             self.checks.push(paths::admin(&self.network, endpoint).await);
@@ -263,18 +271,17 @@ impl Examination<'_> {
     }
 
     /// Whether clients believe the certificate of an endpoint.
-    async fn believes(&mut self, endpoint: &Endpoint, was_seen: bool) -> bool {
+    async fn trust(&mut self, endpoint: &Endpoint, was_seen: bool) -> Trust {
         if !endpoint.tls {
             let what = "tokens and messages can be read on the way: give an https base URL";
             let advice = advice::well_known_client(what, self.case.name.host());
             let seen = format!("clients {}: no TLS", endpoint.place());
             self.checks.push(Check::warning("certificate", seen, advice));
-            return false;
+            return Trust::Doubted;
         }
-        let (check, is_believed) =
-            server::believed(&self.network, endpoint, "clients", &self.case.roots).await;
+        let (check, trust) = server::believed(&self.network, endpoint, "clients", &self.case.roots).await;
         self.checks.extend((!was_seen).then_some(check));
-        is_believed
+        trust
     }
 
     /// What needs a homeserver that answers clients.

@@ -70,7 +70,7 @@ fn examine(ports: &[(&str, u16, SocketAddr)], more: &[&str]) -> Found {
     std::fs::write(&authority, Authority::shared().pem()).expect("a file in the temporary folder");
     let resolve: Vec<String> =
         ports.iter().map(|(host, port, address)| format!("{host}:{port}:{address}")).collect();
-    let mut arguments = vec!["doctor", "example.com", "--json", "--timeout", "3", "--ca"];
+    let mut arguments = vec!["doctor", "example.com", "--json", "--ca"];
     arguments.push(authority.to_str().expect("a path in UTF-8"));
     arguments.extend(resolve.iter().flat_map(|resolve| ["--resolve", resolve]));
     arguments.extend(more);
@@ -263,6 +263,16 @@ fn keys_of_another_server_are_found() {
     let found = examine_planted(|manners| manners.keys = changed.leak());
     let seen = found.checks("server-key")[0]["seen"].as_str().expect("a text").to_owned();
     assert!(found.status == 1 && seen.contains("something changed the document"), "{seen}");
+}
+
+#[test]
+fn a_server_that_takes_connections_and_says_nothing_is_found() {
+    let place = Place::v4();
+    let _listening = place.listen();
+    let found = examine(&everywhere(place.address()), &["--timeout", "0.5"]);
+    assert_eq!((found.status, found.ids("fault")), (1, vec!["certificate"]), "{:#}", found.json);
+    let seen = found.checks("certificate")[0]["seen"].as_str().expect("a text");
+    assert!(seen.contains("no TLS handshake within 0.5 s"), "{seen}");
 }
 
 #[test]

@@ -241,13 +241,16 @@ pub(super) async fn announce(
         endpoint.prefix, endpoint.host_field
     );
     let stream = network.connect_to(&endpoint.host, endpoint.port).await?;
-    let answer = if endpoint.tls {
-        let stream = network.handshake(stream, &endpoint.certificate_name, true).await?;
-        first_head(stream, &head).await
-    } else {
-        first_head(stream, &head).await
+    let conversation = async {
+        let answer = if endpoint.tls {
+            first_head(network.handshake(stream, &endpoint.certificate_name, true).await?, &head).await
+        } else {
+            first_head(stream, &head).await
+        };
+        answer.map_err(|error| Failure::Http(error.to_string()))
     };
-    let answer = answer.map_err(|error| Failure::Http(error.to_string()))?;
+    let late = |_| Failure::Late("answer", network.timeout);
+    let answer = time::timeout(network.timeout, conversation).await.map_err(late)??;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     let origins = answer.to_ascii_lowercase().matches("\r\naccess-control-allow-origin:").count();
     Ok(match status {

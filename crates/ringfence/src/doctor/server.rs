@@ -109,13 +109,24 @@ fn is_unroutable(error: &std::io::Error) -> bool {
     matches!(error.kind(), AddrNotAvailable | HostUnreachable | NetworkUnreachable)
 }
 
-/// Whether those who mean an endpoint believe its certificate. The second is whether they do.
+/// What those who mean an endpoint make of its TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// They believe that it is the one.
+    Believed,
+    /// They do not, and would go no further.
+    Doubted,
+    /// There is no TLS to be had, and so nothing behind it.
+    Unreachable,
+}
+
+/// Whether those who mean an endpoint believe its certificate.
 pub(super) async fn believed(
     network: &Network,
     endpoint: &Endpoint,
     whose: &str,
     roots: &RootCertStore,
-) -> (Check, bool) {
+) -> (Check, Trust) {
     let id = "certificate";
     let (place, name) = (format!("{whose} {}", endpoint.place()), &endpoint.certificate_name);
     let shown = match network.connect_to(&endpoint.host, endpoint.port).await {
@@ -128,18 +139,22 @@ pub(super) async fn believed(
             let what = "TLS 1.2 or 1.3 with a certificate for the name has to be spoken there";
             let check =
                 Check::fault(id, format!("{place}: no TLS: {error}"), advice::certificate(what, name));
-            return (check, false);
+            return (check, Trust::Unreachable);
         }
-        Err(failure) => return (Check::skipped(id, format!("{place}: {failure}")), false),
+        Err(failure) => {
+            let what = "it has to answer: connections are taken, and nothing comes back";
+            let check = Check::fault(id, format!("{place}: {failure}"), port_advice(endpoint, what));
+            return (check, Trust::Unreachable);
+        }
     };
     let judgement = certificate::judge(&shown.chain, name, roots, SystemTime::now());
     let seen = format!("{place}: {}, {}", judgement.summary, shown.version);
     match judgement.faults.as_slice() {
         [] if judgement.ends_soon => {
             let what = "it should have been renewed by now: see why renewal fails, and have the proxy load the new one";
-            (Check::warning(id, seen, advice::certificate(what, name)), true)
+            (Check::warning(id, seen, advice::certificate(what, name)), Trust::Believed)
         }
-        [] => (Check::ok(id, seen), true),
+        [] => (Check::ok(id, seen), Trust::Believed),
         faults => {
             let whats: Vec<_> = faults.iter().map(|(what, _)| what.as_str()).collect();
             let advices: Vec<_> = faults.iter().map(|(_, advice)| advice.as_str()).collect();
@@ -148,7 +163,7 @@ pub(super) async fn believed(
                 format!("{place}: {}", whats.join("; ")),
                 advice::certificate(&advices.join("; "), name),
             );
-            (check, false)
+            (check, Trust::Doubted)
         }
     }
 }
@@ -162,7 +177,12 @@ pub(super) async fn keys(network: &Network, endpoint: &Endpoint, name: &ServerNa
     };
     let answer = match ask(network, endpoint, Ask::to("GET", "/_matrix/key/v2/server")).await {
         Ok(answer) => answer,
-        Err(failure) => return Check::skipped(id, format!("{place}: {failure}")),
+        Err(failure) => {
+            return wrong(
+                failure.to_string(),
+                "other servers get no answer: look at the homeserver and its proxy",
+            );
+        }
     };
     let Some(document) = answer.json().filter(|_| answer.status == 200) else {
         return wrong(
@@ -206,7 +226,10 @@ pub(super) async fn version(network: &Network, endpoint: &Endpoint) -> Check {
                 Check::fault(id, format!("{place}: {}", answer.summary()), advice::wrong_homeserver(what))
             }
         },
-        Err(failure) => Check::skipped(id, format!("{place}: {failure}")),
+        Err(failure) => {
+            let what = "other servers get no answer: look at the homeserver and its proxy";
+            Check::fault(id, format!("{place}: {failure}"), advice::wrong_homeserver(what))
+        }
     }
 }
 
