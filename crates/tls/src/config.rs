@@ -44,7 +44,7 @@ pub const TLS13_TICKETS: usize = 2;
 /// [`CertificateFault::NoneConfigured`] without a certificate, [`CertificateFault::Setup`] when the
 /// cryptographic library cannot start (no randomness).
 pub fn server_config(certificates: Vec<Certificate>) -> Result<Arc<ServerConfig>, CertificateError> {
-    build(certificates, None)
+    build(provider(), certificates, None)
 }
 
 /// As [`server_config`], with the ticket keys of the configuration `before`, so that clients resume
@@ -56,10 +56,12 @@ pub fn server_config_after(
     certificates: Vec<Certificate>,
     before: &ServerConfig,
 ) -> Result<Arc<ServerConfig>, CertificateError> {
-    build(certificates, Some(before))
+    build(provider(), certificates, Some(before))
 }
 
-fn build(
+/// With any cryptography: tests wear keys out sooner.
+pub(crate) fn build(
+    provider: Arc<CryptoProvider>,
     certificates: Vec<Certificate>,
     before: Option<&ServerConfig>,
 ) -> Result<Arc<ServerConfig>, CertificateError> {
@@ -68,7 +70,7 @@ fn build(
     }
     let setup = |error| CertificateError::general(CertificateFault::Setup(error));
     let resolver = Arc::new(CertificateResolver::new(certificates));
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(setup)?
         .with_no_client_auth()
@@ -85,6 +87,8 @@ fn build(
     config.ignore_client_order = false;
     // Early data can be replayed (RFC 8446 §8), and not every Matrix request bears that.
     config.max_early_data_size = 0;
+    // The session takes the keys over and makes the records of TLS 1.3 itself. Nobody else has a connection to ask for them.
+    config.enable_secret_extraction = true;
     // Records are cut by the session, which knows how young a connection is.
     config.max_fragment_size = None;
     Ok(Arc::new(config))

@@ -1,14 +1,14 @@
 //! One TLS session, server side, without I/O (RFC 8446; RFC 5246 for TLS 1.2).
 //!
-//! A thin layer over rustls' unbuffered API that turns its state machine into three calls: feed
-//! ciphertext, encrypt plaintext, close. What it adds:
+//! Three calls: feed ciphertext, encrypt plaintext, close. Handshakes, and TLS 1.2 altogether, are rustls' (its unbuffered
+//! API); the records of TLS 1.3 are made and read here once the handshake is complete, see [`tls13`]. What this layer adds:
 //! - Bytes are consumed once a call: the records of a whole buffer are taken in one loop, and the
 //!   caller moves what is left to the front once.
 //! - The alert that tells a peer why it was refused comes out in `outgoing` before the error.
 //! - Record sizes follow the age of the connection.
 //! - Bounds on what a peer can make the caller hold, see [`HELD_BYTES_MAX`].
 //!
-//! Bounded by rustls: empty records in a row (32), key updates without data between (32), warnings
+//! Bounded by rustls, and likewise in [`tls13`]: empty records in a row (32), key updates without data between (32), warnings
 //! (4), renegotiation attempts (1, answered `no_renegotiation`), handshake messages (64 KiB).
 //!
 //! # Closing
@@ -18,6 +18,7 @@
 
 mod error;
 mod records;
+mod tls13;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,11 +32,12 @@ use rustls::{HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 pub use error::SessionError;
 pub use records::{RECORD_PLAINTEXT_BYTES_MAX, YOUNG_BYTES, YOUNG_RECORD_BYTES_MAX};
 
-use records::{Gather, RECORD_OVERHEAD_MAX, RecordSizes, complete_records_end};
+use records::{Gather, RECORD_OVERHEAD_MAX, RecordSizes, complete_records_end, next_record_end};
+use tls13::{Incoming, Refusal, Tls13};
 
 /// A session of one connection. It holds no buffers while the connection waits.
 pub struct Session {
-    connection: UnbufferedServerConnection,
+    connection: Connection,
     sizes: RecordSizes,
     /// Plaintext of one record that did not fit into the caller's buffer; empty but in that case.
     unread: Vec<u8>,
@@ -45,6 +47,15 @@ pub struct Session {
     held: usize,
     reading: Half,
     writing: Half,
+}
+
+/// Who does the protocol.
+enum Connection {
+    /// Handshakes, and all of TLS 1.2. Apart from the session: an idle one of TLS 1.3 should not have the room for it.
+    Rustls(Box<UnbufferedServerConnection>),
+    Tls13(Tls13),
+    /// What rustls did not hand over. The session has failed.
+    Lost,
 }
 
 /// One direction of a session.
@@ -107,7 +118,7 @@ impl Session {
     /// [`SessionError::Internal`] when the configuration cannot be used.
     pub fn new(config: Arc<ServerConfig>) -> Result<Session, SessionError> {
         Ok(Session {
-            connection: UnbufferedServerConnection::new(config)?,
+            connection: Connection::Rustls(Box::new(UnbufferedServerConnection::new(config)?)),
             sizes: RecordSizes::young(),
             unread: Vec::new(),
             unread_taken: 0,
@@ -122,7 +133,7 @@ impl Session {
     /// - `incoming` is everything received and not yet consumed. It is changed in place, and what is
     ///   not consumed must be at the front next time, unchanged. Room for [`HELD_BYTES_MAX`] always
     ///   suffices; more only makes calls fewer.
-    /// - `plaintext` is filled as far as it goes. With as many bytes as `incoming` everything fits.
+    /// - `plaintext` is filled as far as it goes; what lies behind may be overwritten too. With as many bytes as `incoming` everything fits.
     ///   With fewer, the rest of one record is kept here until the next call, up to 16 KiB.
     /// - What has to be sent (handshake, alerts) is appended to `outgoing`. Send it also after an error.
     ///
@@ -140,37 +151,132 @@ impl Session {
         if self.reading == Half::Failed {
             return Err(SessionError::Ended);
         }
-        if self.connection.protocol_version().is_none() && is_plain_text(incoming) {
+        let mut progress = Progress { consumed: 0, produced: self.take_unread(plaintext) };
+        let plaintext_is_full = match self.receive_by_rustls(incoming, plaintext, outgoing, &mut progress)? {
+            Some(is_full) => is_full,
+            None => self.receive_tls13(incoming, plaintext, outgoing, &mut progress)?,
+        };
+        let Progress { consumed, produced } = progress;
+        Ok(Received { consumed, produced, state: self.state(), plaintext_is_full })
+    }
+
+    /// As far as rustls does the protocol; none when it does not, or not any more.
+    fn receive_by_rustls(
+        &mut self,
+        incoming: &mut [u8],
+        plaintext: &mut [u8],
+        outgoing: &mut Vec<u8>,
+        progress: &mut Progress,
+    ) -> Result<Option<bool>, SessionError> {
+        let Connection::Rustls(connection) = &self.connection else { return Ok(None) };
+        if connection.protocol_version().is_none() && is_plain_text(incoming) {
             return Err(self.failed(SessionError::PlainHttp));
         }
-        let records_end = complete_records_end(incoming, self.held.min(incoming.len()));
-        let mut consumed = 0;
-        let mut produced = self.take_unread(plaintext);
-        let plaintext_is_full = loop {
+        // Where records end that rustls has decrypted.
+        let mut seen = self.held;
+        loop {
             if incoming.len() < self.held {
                 // Only asked for plaintext: rustls would look for what it holds in `incoming`.
-                break false;
+                return Ok(Some(false));
             }
-            if !self.unread.is_empty() || (produced > 0 && produced == plaintext.len()) {
-                break !self.unread.is_empty() || records_end > consumed;
+            if let Some(is_full) = self.is_full(plaintext, progress) {
+                return Ok(Some(is_full || complete_records_end(incoming, seen) > progress.consumed));
             }
             if self.reading == Half::Closed {
                 // RFC 8446 §6.1: what follows a closure alert is ignored.
-                consumed = incoming.len();
-                break false;
+                progress.consumed = incoming.len();
+                return Ok(Some(false));
             }
-            let step = self.step(&mut incoming[consumed..], &mut plaintext[produced..], outgoing);
+            let shown = self.shown_end(incoming, seen.max(progress.consumed));
+            let step = self.step(
+                &mut incoming[progress.consumed..shown],
+                &mut plaintext[progress.produced..],
+                outgoing,
+            );
             let step = step.map_err(|error| self.refused(error, outgoing))?;
-            consumed += step.consumed;
-            produced += step.produced;
+            progress.consumed += step.consumed;
+            progress.produced += step.produced;
             self.held = 0;
-            if step.is_blocked {
-                self.held = records_end - consumed;
-                self.check_held(incoming.len() - consumed, outgoing)?;
-                break false;
+            if self.is_complete_tls13() {
+                self.take_over()?;
+                return Ok(None);
             }
+            if step.is_blocked {
+                seen = complete_records_end(&incoming[..shown], seen.max(progress.consumed));
+                if shown == incoming.len() {
+                    self.held = seen - progress.consumed;
+                    self.check_held(incoming.len() - progress.consumed, outgoing)?;
+                    return Ok(Some(false));
+                }
+            }
+        }
+    }
+
+    /// How far rustls may look: in a handshake at one record after the other, because the first one behind the client's
+    /// `Finished` is not for it.
+    fn shown_end(&self, incoming: &[u8], start: usize) -> usize {
+        if self.is_handshaking() { next_record_end(incoming, start) } else { incoming.len() }
+    }
+
+    /// Whether a handshake of TLS 1.3 is complete and all that it has to say has been said. rustls has then seen nothing
+    /// that came after the client's `Finished`, which ends its record (RFC 8446 §5.1).
+    fn is_complete_tls13(&self) -> bool {
+        let Connection::Rustls(connection) = &self.connection else { return false };
+        let is_tls13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        is_tls13 && !connection.is_handshaking() && !connection.wants_write()
+    }
+
+    fn take_over(&mut self) -> Result<(), SessionError> {
+        let Connection::Rustls(connection) = std::mem::replace(&mut self.connection, Connection::Lost) else {
+            return Ok(());
         };
-        Ok(Received { consumed, produced, state: self.state(), plaintext_is_full })
+        self.connection = match Tls13::take_over(*connection) {
+            Ok(session) => Connection::Tls13(session),
+            Err(error) => return Err(self.failed(error.into())),
+        };
+        Ok(())
+    }
+
+    fn receive_tls13(
+        &mut self,
+        incoming: &mut [u8],
+        plaintext: &mut [u8],
+        outgoing: &mut Vec<u8>,
+        progress: &mut Progress,
+    ) -> Result<bool, SessionError> {
+        loop {
+            let rest = &mut incoming[progress.consumed..];
+            if let Some(is_full) = self.is_full(plaintext, progress) {
+                return Ok(is_full || complete_records_end(rest, 0) > 0);
+            }
+            if self.reading == Half::Closed {
+                // RFC 8446 §6.1: what follows a closure alert is ignored.
+                progress.consumed = incoming.len();
+                return Ok(false);
+            }
+            let Connection::Tls13(session) = &mut self.connection else { return Err(SessionError::Ended) };
+            let received = match tls13::next_record_bytes(rest) {
+                Ok(None) => return Ok(false),
+                Ok(Some(bytes)) => {
+                    progress.consumed += bytes;
+                    session.receive(&mut rest[..bytes], &mut plaintext[progress.produced..], &mut self.unread)
+                }
+                Err(refusal) => Err(refusal),
+            };
+            match received {
+                Ok(Incoming::Data(bytes)) => progress.produced += bytes,
+                Ok(Incoming::Nothing) => {}
+                Ok(Incoming::Close) => self.reading = Half::Closed,
+                Err(refusal) => return Err(self.refused_tls13(refusal, outgoing)),
+            }
+        }
+    }
+
+    /// Whether no more plaintext can be handed out, and if so, whether there is some already.
+    fn is_full(&self, plaintext: &[u8], progress: &Progress) -> Option<bool> {
+        let has_unread = !self.unread.is_empty();
+        let is_full = has_unread || (progress.produced > 0 && progress.produced == plaintext.len());
+        is_full.then_some(has_unread)
     }
 
     /// Encrypts all of `plaintext`, in order, as records appended to `outgoing`. Returns how many
@@ -193,12 +299,11 @@ impl Session {
     /// As [`Session::encrypt`], to the front of a slice.
     ///
     /// Slices are gathered so that records are full: where two meet, the record that holds the seam is
-    /// copied together (at the end of `outgoing`, which is free until then); all others are encrypted
-    /// from where they are.
+    /// copied together; all others are encrypted from where they are.
     ///
     /// # Errors
     /// [`SessionError::Handshaking`] and [`SessionError::Ended`] when it was too early or too late to
-    /// send, [`SessionError::KeyExhausted`] after some 2^24 records of TLS 1.2.
+    /// send, [`SessionError::KeyExhausted`] after some 2^24 records of TLS 1.2 (TLS 1.3 changes the key).
     ///
     /// # Panics
     /// When `outgoing` is shorter than [`Session::encrypted_bytes_max`] says.
@@ -207,17 +312,22 @@ impl Session {
         if self.writing != Half::Open {
             return Err(SessionError::Ended);
         }
-        let scratch_bytes = scratch_bytes(plaintext);
-        let (outgoing, scratch) = outgoing.split_at_mut(outgoing.len() - scratch_bytes);
         let (sizes, mut gather) = (&mut self.sizes, Gather::new(plaintext));
-        let result = with_write_traffic(&mut self.connection, self.held, outgoing, |traffic, outgoing| {
-            let mut written = 0;
-            while let Some(piece) = gather.next_piece(sizes.next_max(), scratch) {
-                written += traffic.encrypt(piece, &mut outgoing[written..])?;
-                sizes.record_sent(piece.len());
+        let result = match &mut self.connection {
+            Connection::Tls13(session) => session.send(&mut gather, sizes, outgoing),
+            Connection::Rustls(connection) => {
+                let (outgoing, scratch) = outgoing.split_at_mut(outgoing.len() - scratch_bytes(plaintext));
+                with_write_traffic(connection, self.held, outgoing, |traffic, outgoing| {
+                    let mut written = 0;
+                    while let Some(piece) = gather.next_piece(sizes.next_max(), scratch) {
+                        written += traffic.encrypt(piece, &mut outgoing[written..])?;
+                        sizes.record_sent(piece.len());
+                    }
+                    Ok(written)
+                })
             }
-            Ok(written)
-        });
+            Connection::Lost => Err(SessionError::Ended),
+        };
         result.inspect_err(|error| {
             if *error != SessionError::Handshaking {
                 self.writing = Half::Failed;
@@ -229,7 +339,11 @@ impl Session {
     /// add, room to gather one record if there are several slices, and a key update.
     pub fn encrypted_bytes_max(&self, plaintext: &[&[u8]]) -> usize {
         let bytes = plaintext_bytes(plaintext);
-        bytes + self.sizes.count(bytes) * RECORD_OVERHEAD_MAX + scratch_bytes(plaintext) + CONTROL_BYTES_MAX
+        let (overhead, scratch_bytes) = match self.connection {
+            Connection::Tls13(_) => (tls13::OVERHEAD_BYTES, 0),
+            _ => (RECORD_OVERHEAD_MAX, scratch_bytes(plaintext)),
+        };
+        bytes + self.sizes.count(bytes) * overhead + scratch_bytes + CONTROL_BYTES_MAX
     }
 
     /// Makes the connection young again: small records first. To be called before sending after
@@ -243,24 +357,30 @@ impl Session {
     /// Does nothing in a handshake (there is nothing to close; the transport is simply ended), after a
     /// failure, or the second time.
     pub fn close_notify(&mut self, outgoing: &mut Vec<u8>) {
-        if self.writing != Half::Open || self.connection.is_handshaking() {
+        if self.writing != Half::Open || self.is_handshaking() {
             return;
         }
         self.writing = Half::Closed;
-        let start = outgoing.len();
-        outgoing.resize(start + CONTROL_BYTES_MAX, 0);
-        let connection = &mut self.connection;
-        let close =
-            |traffic: &mut WriteTraffic<'_, _>, outgoing: &mut [u8]| traffic.queue_close_notify(outgoing);
-        let result = with_write_traffic(connection, self.held, &mut outgoing[start..], close);
-        outgoing.truncate(start + result.unwrap_or(0));
+        match &mut self.connection {
+            Connection::Tls13(session) => session.close_notify(outgoing),
+            Connection::Rustls(connection) => {
+                let start = outgoing.len();
+                outgoing.resize(start + CONTROL_BYTES_MAX, 0);
+                let close = |traffic: &mut WriteTraffic<'_, _>, outgoing: &mut [u8]| {
+                    traffic.queue_close_notify(outgoing)
+                };
+                let result = with_write_traffic(connection, self.held, &mut outgoing[start..], close);
+                outgoing.truncate(start + result.unwrap_or(0));
+            }
+            Connection::Lost => {}
+        }
     }
 
     /// How far the session is.
     pub fn state(&self) -> SessionState {
         if self.has_peer_closed() {
             SessionState::PeerClosed
-        } else if self.connection.is_handshaking() {
+        } else if self.is_handshaking() {
             SessionState::Handshaking
         } else {
             SessionState::Open
@@ -269,7 +389,7 @@ impl Session {
 
     /// Whether no data can be sent or received yet.
     pub fn is_handshaking(&self) -> bool {
-        self.connection.is_handshaking()
+        matches!(&self.connection, Connection::Rustls(connection) if connection.is_handshaking())
     }
 
     /// Whether the peer has closed properly and all its plaintext was handed out. If the transport
@@ -280,7 +400,12 @@ impl Session {
 
     /// The version agreed on.
     pub fn version(&self) -> Option<Version> {
-        match self.connection.protocol_version()? {
+        let connection = match &self.connection {
+            Connection::Rustls(connection) => connection,
+            Connection::Tls13(_) => return Some(Version::Tls13),
+            Connection::Lost => return None,
+        };
+        match connection.protocol_version()? {
             ProtocolVersion::TLSv1_2 => Some(Version::Tls12),
             ProtocolVersion::TLSv1_3 => Some(Version::Tls13),
             _ => None,
@@ -289,12 +414,22 @@ impl Session {
 
     /// The key exchange group of a complete handshake; none in a resumed one of TLS 1.2.
     pub fn key_exchange_group(&self) -> Option<NamedGroup> {
-        self.connection.negotiated_key_exchange_group().map(|group| group.name())
+        match &self.connection {
+            Connection::Rustls(connection) => {
+                connection.negotiated_key_exchange_group().map(|group| group.name())
+            }
+            Connection::Tls13(session) => session.group,
+            Connection::Lost => None,
+        }
     }
 
     /// Whether the handshake resumed an earlier session, by a ticket.
     pub fn resumed(&self) -> bool {
-        self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
+        match &self.connection {
+            Connection::Rustls(connection) => connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            Connection::Tls13(session) => session.resumed,
+            Connection::Lost => false,
+        }
     }
 
     /// Moves plaintext that did not fit last time; frees its memory with the last byte.
@@ -317,7 +452,10 @@ impl Session {
         plaintext: &mut [u8],
         outgoing: &mut Vec<u8>,
     ) -> Result<Step, rustls::Error> {
-        let UnbufferedStatus { discard, state } = self.connection.process_tls_records(incoming);
+        let Connection::Rustls(connection) = &mut self.connection else {
+            return Err(rustls::Error::HandshakeNotComplete);
+        };
+        let UnbufferedStatus { discard, state } = connection.process_tls_records(incoming);
         let mut step = Step { consumed: discard, produced: 0, is_blocked: false };
         match state? {
             ConnectionState::ReadTraffic(traffic) => {
@@ -352,10 +490,12 @@ impl Session {
         let start = outgoing.len();
         // As long as something is queued, rustls looks at no input; it must not: what it was given is
         // gone, and going on would trip over the same record again.
-        while self.connection.wants_write() {
-            match self.connection.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(data)) => append(data, outgoing),
-                _ => break,
+        if let Connection::Rustls(connection) = &mut self.connection {
+            while connection.wants_write() {
+                match connection.process_tls_records(&mut []).state {
+                    Ok(ConnectionState::EncodeTlsData(data)) => append(data, outgoing),
+                    _ => break,
+                }
             }
         }
         let error = match error {
@@ -368,6 +508,14 @@ impl Session {
             outgoing.extend_from_slice(&plain_alert(HANDSHAKE_FAILURE));
         }
         self.failed(error)
+    }
+
+    /// As [`Session::refused`]. After our `close_notify` nothing more is sent (RFC 8446 §6.1).
+    fn refused_tls13(&mut self, refusal: Refusal, outgoing: &mut Vec<u8>) -> SessionError {
+        if let (Connection::Tls13(session), Half::Open) = (&mut self.connection, self.writing) {
+            session.tell(&refusal, outgoing);
+        }
+        self.failed(refusal.error)
     }
 
     /// Whether an alert goes out in the clear: before the server's first flight is answered in TLS 1.2,
@@ -413,7 +561,7 @@ const _: () = assert!(HELD_BYTES_MAX > RECORD_PLAINTEXT_BYTES_MAX + 2048 + 5);
 /// §4.1): Linux' smallest is 0.2 s, and a mobile client's near 1 s.
 pub const YOUNG_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Room for what rustls sends on its own before data: a key update of each side's asking and an alert,
+/// Room for what is sent before data of its own accord: a key update of each side's asking and an alert,
 /// at most 31 bytes each (RFC 8446 §4.6.3, §6).
 const CONTROL_BYTES_MAX: usize = 128;
 
@@ -424,6 +572,12 @@ const DECODE_ERROR: u8 = 50;
 /// A fatal alert in the clear (RFC 8446 §5.1, §6).
 const fn plain_alert(description: u8) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, description]
+}
+
+/// How far one call has come.
+struct Progress {
+    consumed: usize,
+    produced: usize,
 }
 
 struct Step {

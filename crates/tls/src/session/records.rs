@@ -1,6 +1,6 @@
 //! The record layer's outside (RFC 8446 §5.1): how large records are made, and where they end.
 //!
-//! Pure. Encryption itself is rustls'.
+//! Pure.
 
 /// Most plaintext in one record, in bytes (RFC 8446 §5.1).
 pub const RECORD_PLAINTEXT_BYTES_MAX: usize = 1 << 14;
@@ -21,7 +21,7 @@ pub const YOUNG_BYTES: usize = 64 * 1024;
 pub(super) const RECORD_OVERHEAD_MAX: usize = 5 + 8 + 16;
 
 /// Header of a record, in bytes (RFC 8446 §5.1).
-const HEADER_BYTES: usize = 5;
+pub(super) const HEADER_BYTES: usize = 5;
 
 const _: () = assert!(YOUNG_RECORD_BYTES_MAX + RECORD_OVERHEAD_MAX <= 3 * 1448);
 const _: () = assert!(YOUNG_BYTES.is_multiple_of(YOUNG_RECORD_BYTES_MAX));
@@ -54,6 +54,14 @@ impl RecordSizes {
     }
 }
 
+/// A piece of several slices.
+pub(super) enum Piece<'a> {
+    /// It lies in one of them.
+    Whole(&'a [u8]),
+    /// Several have a part of it.
+    Parts,
+}
+
 /// Several slices read as one, in pieces that are contiguous: in place where a slice is long enough,
 /// copied together where slices meet.
 pub(super) struct Gather<'a> {
@@ -74,21 +82,38 @@ impl<'a> Gather<'a> {
     where
         'a: 'p,
     {
+        match self.next(bytes_max)? {
+            Piece::Whole(piece) => Some(piece),
+            Piece::Parts => {
+                let room = bytes_max.min(scratch.len());
+                let filled = self.fill(&mut scratch[..room]);
+                Some(&scratch[..filled])
+            }
+        }
+    }
+
+    /// The next piece as it lies, or that it is to be put together by [`Gather::fill`]. `None` at the end.
+    pub(super) fn next(&mut self, bytes_max: usize) -> Option<Piece<'a>> {
         self.skip_empty();
         if self.current.is_empty() {
             return None;
         }
         if self.current.len() >= bytes_max || self.slices.iter().all(|slice| slice.is_empty()) {
-            return Some(self.take(bytes_max));
+            return Some(Piece::Whole(self.take(bytes_max)));
         }
+        Some(Piece::Parts)
+    }
+
+    /// Copies what comes next, as much as there is room for.
+    pub(super) fn fill(&mut self, room: &mut [u8]) -> usize {
         let mut filled = 0;
-        while filled < bytes_max && !self.current.is_empty() {
-            let part = self.take(bytes_max - filled);
-            scratch[filled..filled + part.len()].copy_from_slice(part);
+        while filled < room.len() && !self.current.is_empty() {
+            let part = self.take(room.len() - filled);
+            room[filled..filled + part.len()].copy_from_slice(part);
             filled += part.len();
             self.skip_empty();
         }
-        Some(&scratch[..filled])
+        filled
     }
 
     fn take(&mut self, bytes_max: usize) -> &'a [u8] {
@@ -116,6 +141,12 @@ pub(super) fn complete_records_end(incoming: &[u8], start: usize) -> usize {
         end = record_end;
     }
     end
+}
+
+/// Where the record ends that starts at `start`, if it is complete; else where `incoming` does.
+pub(super) fn next_record_end(incoming: &[u8], start: usize) -> usize {
+    let Some([_, _, _, high, low]) = incoming.get(start..start + HEADER_BYTES) else { return incoming.len() };
+    (start + HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low]))).min(incoming.len())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Peers that cannot be served or that break the protocol: each is told why, where TLS has a way.
 
+use super::forger::{ALERT, DATA, HANDSHAKE, KEY_UPDATE, forger};
 use super::*;
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use rustls::{AlertDescription, ConnectionTrafficSecrets, PeerMisbehaved};
+use rustls::{AlertDescription, PeerMisbehaved};
 
 /// The error of the session, and what the client makes of the alert that came with it.
 fn refusal(pair: &mut Pair) -> (SessionError, rustls::Error) {
@@ -185,16 +185,23 @@ fn a_client_hello_that_never_ends_is_bounded() {
     assert_eq!(server.outgoing, plain_alert(50));
 }
 
+/// The `ClientHello` by which a client of TLS 1.2 would negotiate anew, without the header of its record.
+fn renegotiation() -> Vec<u8> {
+    let (authority, config) = server();
+    written_by(&mut Pair::new(client(&authority, &[TLS12]), &config).client).split_off(5)
+}
+
 #[test]
 fn asking_for_plaintext_only_does_no_harm_while_a_message_is_unfinished() {
-    let (mut forger, mut server) = forger(TLS13);
-    server.feed(&forger.record(HANDSHAKE, &KEY_UPDATE[..3])).unwrap();
+    let (mut forger, mut server) = forger(TLS12);
+    let message = renegotiation();
+    server.feed(&forger.record(HANDSHAKE, &message[..3])).unwrap();
     let held = server.session.held;
     assert!(held > 0);
     let received = server.session.receive(&mut [], &mut [0; 9], &mut Vec::new()).unwrap();
     let nothing = Received { consumed: 0, produced: 0, state: SessionState::Open, plaintext_is_full: false };
     assert_eq!((received, server.session.held), (nothing, held));
-    server.feed(&forger.record(HANDSHAKE, &KEY_UPDATE[3..])).unwrap();
+    server.feed(&forger.record(HANDSHAKE, &message[3..])).unwrap();
     assert!(server.incoming.is_empty());
 }
 
@@ -204,76 +211,6 @@ fn a_client_hello_that_says_it_is_too_long_is_refused_at_once() {
     let error = Server::new(&config).feed(&[22, 3, 1, 0, 5, 1, 1, 0, 0, 0]).unwrap_err();
     assert!(matches!(error, SessionError::Protocol(_)), "{error}");
 }
-
-/// Makes records that no well-behaved client would send, with the client's own key.
-struct Forger {
-    key: LessSafeKey,
-    iv: [u8; 12],
-    sequence: u64,
-    version: Version,
-}
-
-impl Forger {
-    /// The client's place in a session that is open.
-    fn instead_of(pair: Pair, version: Version) -> (Forger, Server) {
-        let secrets = pair.client.dangerous_extract_secrets().unwrap();
-        let (sequence, ConnectionTrafficSecrets::Aes256Gcm { key, iv }) = secrets.tx else {
-            panic!("the first suite is AES-256-GCM")
-        };
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).unwrap());
-        let iv = iv.as_ref().try_into().unwrap();
-        (Forger { key, iv, sequence, version }, pair.server)
-    }
-
-    fn record(&mut self, content_type: u8, content: &[u8]) -> Vec<u8> {
-        let sequence = self.sequence.to_be_bytes();
-        self.sequence += 1;
-        match self.version {
-            Version::Tls13 => self.seal_tls13(content_type, content, sequence),
-            Version::Tls12 => self.seal_tls12(content_type, content, sequence),
-        }
-    }
-
-    /// RFC 8446 §5.2, §5.3.
-    fn seal_tls13(&self, content_type: u8, content: &[u8], sequence: [u8; 8]) -> Vec<u8> {
-        let mut nonce = self.iv;
-        nonce.iter_mut().skip(4).zip(sequence).for_each(|(byte, other)| *byte ^= other);
-        let mut sealed = [content, &[content_type]].concat();
-        let len = u16::try_from(sealed.len() + 16).unwrap().to_be_bytes();
-        let header = [23, 3, 3, len[0], len[1]];
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        self.key.seal_in_place_append_tag(nonce, Aad::from(header), &mut sealed).unwrap();
-        [&header[..], &sealed].concat()
-    }
-
-    /// RFC 5246 §6.2.3.3, RFC 5288 §3.
-    fn seal_tls12(&self, content_type: u8, content: &[u8], sequence: [u8; 8]) -> Vec<u8> {
-        let mut nonce = self.iv;
-        nonce[4..].copy_from_slice(&sequence);
-        let mut sealed = content.to_vec();
-        let len = u16::try_from(content.len()).unwrap().to_be_bytes();
-        let additional = [&sequence[..], &[content_type, 3, 3], &len].concat();
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        self.key.seal_in_place_append_tag(nonce, Aad::from(additional), &mut sealed).unwrap();
-        let len = u16::try_from(8 + sealed.len()).unwrap().to_be_bytes();
-        [&[content_type, 3, 3], &len[..], &sequence, &sealed].concat()
-    }
-}
-
-fn forger(version: &'static SupportedProtocolVersion) -> (Forger, Server) {
-    let (authority, config) = server();
-    let mut settings = client(&authority, &[version]);
-    settings.enable_secret_extraction = true;
-    let pair = Pair::connected(settings, &config);
-    let version = pair.server.session.version().unwrap();
-    Forger::instead_of(pair, version)
-}
-
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const DATA: u8 = 23;
-/// A complete `KeyUpdate` that asks for none in return (RFC 8446 §4.6.3).
-const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
 #[test]
 fn forged_records_are_genuine() {
@@ -288,35 +225,40 @@ fn forged_records_are_genuine() {
 
 #[test]
 fn sending_works_while_a_handshake_message_is_unfinished() {
-    let (mut forger, mut server) = forger(TLS13);
-    for part in [&KEY_UPDATE[..1], &KEY_UPDATE[1..4]] {
-        let record = forger.record(HANDSHAKE, part);
-        for piece in record.chunks(9) {
-            server.feed(piece).unwrap();
-            // rustls decrypts in place and keeps what it needs at the front.
-            server.send(b"meanwhile");
+    for (version, message) in [(TLS12, renegotiation()), (TLS13, KEY_UPDATE.to_vec())] {
+        let (mut forger, mut server) = forger(version);
+        for part in [&message[..1], &message[1..4]] {
+            let record = forger.record(HANDSHAKE, part);
+            for piece in record.chunks(9) {
+                server.feed(piece).unwrap();
+                // rustls decrypts in place and keeps what it needs at the front.
+                server.send(b"meanwhile");
+            }
+            assert_eq!(server.session.held, server.incoming.len());
+            assert_eq!(server.session.held > 0, version == TLS12);
         }
-        assert_eq!(server.session.held, server.incoming.len());
-        assert!(server.session.held > 0);
+        server.feed(&forger.record(HANDSHAKE, &message[4..])).unwrap();
+        assert_eq!((server.session.held, server.incoming.len()), (0, 0));
+        server.send(b"after");
+        server.session.close_notify(&mut server.outgoing);
     }
-    server.feed(&forger.record(HANDSHAKE, &KEY_UPDATE[4..])).unwrap();
-    assert_eq!((server.session.held, server.incoming.len()), (0, 0));
-    server.send(b"after");
-    server.session.close_notify(&mut server.outgoing);
 }
 
 #[test]
 fn closing_works_while_a_handshake_message_is_unfinished() {
-    let (mut forger, mut server) = forger(TLS13);
-    server.feed(&forger.record(HANDSHAKE, &KEY_UPDATE[..3])).unwrap();
-    server.session.close_notify(&mut server.outgoing);
-    assert_eq!(record_lens(&server.outgoing), [5 + 2 + 1 + 16]);
+    for (version, overhead) in [(TLS12, 5 + 8 + 16), (TLS13, 5 + 1 + 16)] {
+        let (mut forger, mut server) = forger(version);
+        let part = if version == TLS12 { [1, 0, 0] } else { [24, 0, 0] };
+        server.feed(&forger.record(HANDSHAKE, &part)).unwrap();
+        server.session.close_notify(&mut server.outgoing);
+        assert_eq!(record_lens(&server.outgoing), [2 + overhead]);
+    }
 }
 
 #[test]
 fn an_unfinished_handshake_message_is_bounded_after_the_handshake_too() {
-    let (mut forger, mut server) = forger(TLS13);
-    let mut message = [24, 0, 0xea, 0x60].into_iter().chain(std::iter::repeat(0));
+    let (mut forger, mut server) = forger(TLS12);
+    let mut message = [1, 0, 0xea, 0x60].into_iter().chain(std::iter::repeat(0));
     let error =
         std::iter::repeat_with(|| server.feed(&forger.record(HANDSHAKE, &[message.next().unwrap()])).err())
             .find_map(|error| error);
