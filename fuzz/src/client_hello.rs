@@ -99,22 +99,22 @@ fn check_tampered(changes: &[u8], piece: usize, room: usize, version: &'static S
 const ROUNDS_MAX: usize = 8;
 
 /// A session and what its caller keeps.
-struct Server {
-    session: Session,
+pub(crate) struct Server {
+    pub(crate) session: Session,
     incoming: Vec<u8>,
-    outgoing: Vec<u8>,
-    data: Vec<u8>,
+    pub(crate) outgoing: Vec<u8>,
+    pub(crate) data: Vec<u8>,
     room: usize,
 }
 
 impl Server {
-    fn new(room: usize) -> Server {
+    pub(crate) fn new(room: usize) -> Server {
         let session = Session::new(certified().1.clone()).expect("a configuration that can be used");
         Server { session, incoming: Vec::new(), outgoing: Vec::new(), data: Vec::new(), room }
     }
 
     /// What a caller does with one read.
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
         self.incoming.extend_from_slice(bytes);
         loop {
             let (held, said) = (self.incoming.len(), self.outgoing.len());
@@ -151,7 +151,7 @@ fn check_refused(session: &mut Session, error: &SessionError) {
 }
 
 /// The server's certificate and configuration, made once.
-fn certified() -> &'static (CertificateDer<'static>, Arc<ServerConfig>) {
+pub(crate) fn certified() -> &'static (CertificateDer<'static>, Arc<ServerConfig>) {
     static CERTIFIED: OnceLock<(CertificateDer<'static>, Arc<ServerConfig>)> = OnceLock::new();
     CERTIFIED.get_or_init(|| {
         let made = rcgen::generate_simple_self_signed(["example.com".to_owned()]).expect("a certificate");

@@ -15,11 +15,14 @@ mod reference;
 #[path = "../../crates/forward/src/proxy_protocol/reference.rs"]
 mod proxy_reference;
 
+mod tls_records;
+
 use ringfence_forward::proxy_protocol::parse as parse_proxy_header;
 
 pub use client_hello::client_hello;
 pub use exchange::exchange;
 pub use matrix_path::matrix_path;
+pub use tls_records::tls_records;
 
 /// Scans and parses `input` as a request head.
 pub fn request_head(input: &[u8]) {
@@ -128,5 +131,10 @@ mod tests {
     #[test]
     fn the_seeds_of_client_hello_pass() {
         replay("client_hello", super::client_hello);
+    }
+
+    #[test]
+    fn the_seeds_of_tls_records_pass() {
+        replay("tls_records", super::tls_records);
     }
 }
