@@ -13,6 +13,7 @@ use rustls::crypto::aws_lc_rs::{self, Ticketer};
 use rustls::server::NoServerSessionStorage;
 
 use crate::certificate::{Certificate, CertificateError, CertificateFault};
+use crate::hkdf;
 use crate::resolver::CertificateResolver;
 use crate::tickets::Tickets;
 
@@ -94,9 +95,11 @@ pub(crate) fn build(
     Ok(Arc::new(config))
 }
 
-/// aws-lc-rs with its defaults, which put the hybrid group X25519MLKEM768 first.
+/// aws-lc-rs with its defaults but for HKDF, see [`hkdf`]. They put the hybrid group X25519MLKEM768 first.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    let mut provider = aws_lc_rs::default_provider();
+    hkdf::replace_in(&mut provider);
+    Arc::new(provider)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod certificate;
 mod config;
 #[cfg(test)]
 mod fixtures;
+mod hkdf;
 mod resolver;
 mod session;
 mod tickets;

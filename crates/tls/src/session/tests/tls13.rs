@@ -607,7 +607,7 @@ fn no_secret_is_shown() {
 
 /// A server whose keys bear so few records.
 fn config_with(authority: &Authority, records_max: u64) -> Arc<ServerConfig> {
-    let mut worn = rustls::crypto::aws_lc_rs::default_provider();
+    let mut worn = CryptoProvider::clone(&provider());
     for suite in &mut worn.cipher_suites {
         if let SupportedCipherSuite::Tls13(known) = *suite {
             let CipherSuiteCommon { suite: name, hash_provider, .. } = known.common;
@@ -620,5 +620,5 @@ fn config_with(authority: &Authority, records_max: u64) -> Arc<ServerConfig> {
         }
     }
     let certificates = vec![authority.certificate(&["example.com"])];
-    build(Arc::<CryptoProvider>::new(worn), certificates, None).unwrap()
+    build(Arc::new(worn), certificates, None).unwrap()
 }
