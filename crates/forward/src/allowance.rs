@@ -21,8 +21,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::gate::client_of;
-
 /// How often a client may do something: so many in a period, and so many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
@@ -87,7 +85,7 @@ impl Allowances {
     /// # Errors
     /// When it is empty: how long until one more is allowed. Nothing is taken then.
     pub(crate) fn take(&self, client: IpAddr, class: u8, rate: Rate, now: Instant) -> Result<(), Duration> {
-        let hash = self.hasher.hash_one((client_of(client), class));
+        let hash = self.hasher.hash_one(key(client, class));
         self.take_hashed(hash, rate, units(now.saturating_duration_since(self.origin)).min(TIME_MAX))
     }
 
@@ -137,6 +135,15 @@ fn find(set: &[AtomicU64], owner: u64) -> (&AtomicU64, u64, u64) {
         }
     }
     found
+}
+
+/// Client and class as one number, which is hashed at once: an IPv4 address, or the network of an IPv6 one.
+fn key(client: IpAddr, class: u8) -> u128 {
+    let (network, family) = match client {
+        IpAddr::V4(address) => (u128::from(u32::from(address)), 4),
+        IpAddr::V6(address) => (u128::from(address) >> 64, 6),
+    };
+    network << 16 | u128::from(class) << 8 | family
 }
 
 fn units(duration: Duration) -> u64 {

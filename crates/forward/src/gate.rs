@@ -101,7 +101,7 @@ impl Drop for Pass {
 }
 
 /// What counts as one client: an IPv4 address, or an IPv6 /64, which is what one household or server has.
-pub(crate) fn client_of(address: IpAddr) -> IpAddr {
+fn client_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
