@@ -74,6 +74,8 @@ fn scanned(input: &[u8]) -> &[u8] {
     let end = reference::head::end(input);
     assert_eq!(observe::scan(input, &[]).map_err(|_| ()), end);
     assert_eq!(observe::scan(input, &[input.len() / 2]).map_err(|_| ()), end);
+    observe::read_as_scanned_and_parsed(input, &[]);
+    observe::read_as_scanned_and_parsed(input, &[input.len() / 2]);
     &input[..end.ok().flatten().unwrap_or(input.len())]
 }
 

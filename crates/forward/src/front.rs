@@ -161,25 +161,19 @@ async fn read_head<E: Environment>(
     let mut scan = HeadScan::new();
     let mut deadline = None::<Instant>;
     loop {
-        let error = match scan.scan(inbox.bytes(), limits) {
-            Ok(Some(length)) => match head.parse(&inbox.bytes()[..length], limits) {
-                Ok(()) => return HeadRead::Complete,
-                Err(error) => error,
-            },
-            Err(error) => {
-                // For the log: what can be told of the request line. It fails, since no head is there.
-                let _ = head.parse(inbox.bytes(), limits);
-                error
-            }
-            Ok(None) => match read_more(worker, live, client, inbox, &mut deadline).await {
+        let error = match head.read(inbox.bytes(), &mut scan, limits) {
+            Ok(true) => return HeadRead::Complete,
+            Ok(false) => match read_more(worker, live, client, inbox, &mut deadline).await {
                 More::Some => continue,
                 More::Closed => return HeadRead::Closed,
                 More::Late if inbox.bytes().len() <= scan.skipped() => return HeadRead::Closed,
                 More::Late => {
+                    // For the log: what can be told of the request line.
                     let _ = head.parse(inbox.bytes(), limits);
                     return HeadRead::Refused(Refusal::RequestTimeout);
                 }
             },
+            Err(error) => error,
         };
         tracing::debug!(%error, "request refused");
         return HeadRead::Refused(refusal_of(error));

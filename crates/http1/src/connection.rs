@@ -57,7 +57,7 @@ const fn is_forbidden(field: KnownField) -> bool {
 }
 
 fn nominate(fields: &mut [FieldLine], option: &[u8], head: &[u8]) {
-    for field in fields {
+    for field in fields.iter_mut().filter(|field| field.name.len() == option.len()) {
         field.hop_by_hop |= field.name.of(head).eq_ignore_ascii_case(option);
     }
 }

@@ -94,17 +94,18 @@ pub enum KnownField {
 }
 
 impl KnownField {
-    /// What `name` means here, in any case.
+    /// What `name`, a token, means here, in any case.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
-        let words = words(name);
-        if let Some(known) = candidates(name.len()).iter().find(|known| known.words == words) {
+        let ends = Ends::of(name);
+        let is_meant = |known: &&Known| known.ends == ends && known.has_middle_of(name);
+        if let Some(known) = candidates(name.len()).iter().find(is_meant) {
             return known.field;
         }
-        match words {
-            [FORWARDED_START, rest, ..] if rest & FIRST_4_BYTES == FORWARDED_REST => Self::XForwarded,
-            [CONTROL_START, rest, ..] if rest & FIRST_7_BYTES == CONTROL_REST => Self::AccessControl,
-            _ if name.contains(&b'_') && is_lookalike(name) => Self::Lookalike,
+        match ends.first {
+            FORWARDED_START if begins_with(name, FORWARDED_PREFIX) => Self::XForwarded,
+            CONTROL_START if begins_with(name, CONTROL_PREFIX) => Self::AccessControl,
+            _ if ends.may_hold_underscore(name) && is_lookalike(name) => Self::Lookalike,
             _ => Self::Other,
         }
     }
@@ -237,45 +238,79 @@ const fn candidates(len: usize) -> &'static [Known] {
 
 /// A name with what it means.
 struct Known {
-    words: [u64; 4],
+    name: &'static [u8],
+    ends: Ends,
     field: KnownField,
 }
 
-const fn known(name: &[u8], field: KnownField) -> Known {
-    Known { words: words(name), field }
+const fn known(name: &'static [u8], field: KnownField) -> Known {
+    Known { name, ends: Ends::of(name), field }
 }
 
-/// The first 32 bytes of a name in lower case, zeros behind them. No known name is longer.
-const fn words(name: &[u8]) -> [u64; 4] {
-    let mut bytes = [[0; 8]; 4];
-    let (start, _) =
-        name.split_at(if name.len() < KNOWN_NAME_BYTES_MAX { name.len() } else { KNOWN_NAME_BYTES_MAX });
-    bytes.as_flattened_mut().split_at_mut(start.len()).0.copy_from_slice(start);
-    let [a, b, c, d] = bytes;
-    [lower(a), lower(b), lower(c), lower(d)]
+impl Known {
+    /// Whether `name`, which has the same length and the same ends, is the same in between.
+    fn has_middle_of(&self, name: &[u8]) -> bool {
+        name.len() <= 2 * WORD_BYTES || begins_with(name, self.name)
+    }
 }
 
-/// Eight bytes at once; like [`u8::to_ascii_lowercase`], it changes `A` to `Z` and nothing else.
-const fn lower(bytes: [u8; 8]) -> u64 {
-    let word = u64::from_le_bytes(bytes);
-    let low_bits = word & (ONES * 0x7f);
-    // The high bit of each byte tells: beyond Z, from A on, not ASCII.
-    let beyond_z = low_bits + ONES * (0x7f - b'Z' as u64);
-    let from_a = low_bits + ONES * (0x80 - b'A' as u64);
-    let is_upper = (from_a ^ beyond_z) & !word & (ONES * 0x80);
-    word | is_upper >> 2
+/// The first and the last eight bytes of a name, which overlap in a name of fewer than 16; of one that is shorter than
+/// eight, all its bytes in `first`. In lower case, and what tells names up to that length apart.
+///
+/// A known name is so recognised by two comparisons, and nothing is copied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ends {
+    first: u64,
+    last: u64,
 }
 
+impl Ends {
+    const fn of(name: &[u8]) -> Self {
+        let (first, last) = match (name.first_chunk(), name.last_chunk()) {
+            (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+            _ => (short(name), 0),
+        };
+        Self { first: first | LOWER_CASE, last: last | LOWER_CASE }
+    }
+
+    /// False only if there is no `_` in `name`.
+    fn may_hold_underscore(self, name: &[u8]) -> bool {
+        holds_folded_underscore(self.first)
+            || holds_folded_underscore(self.last)
+            || (name.len() > 2 * WORD_BYTES && name.contains(&b'_'))
+    }
+}
+
+/// All bytes of a name of fewer than eight, so that names of one length differ where their bytes do.
+const fn short(name: &[u8]) -> u64 {
+    match (name.first_chunk(), name.last_chunk(), name) {
+        (Some(first), Some(last), _) => u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << 32,
+        (_, _, [a, b, c]) => u32::from_le_bytes([*a, *b, *c, 0]) as u64,
+        (_, _, [a, b]) => u32::from_le_bytes([*a, *b, 0, 0]) as u64,
+        _ => 0,
+    }
+}
+
+const fn holds_folded_underscore(word: u64) -> bool {
+    let zero_there = word ^ (ONES * (b'_' | 0x20) as u64);
+    zero_there.wrapping_sub(ONES) & !zero_there & (ONES * 0x80) != 0
+}
+
+/// Whether `name` begins with `prefix`, which is in lower case, in any case.
+fn begins_with(name: &[u8], prefix: &[u8]) -> bool {
+    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+const WORD_BYTES: usize = 8;
 const ONES: u64 = 0x0101_0101_0101_0101;
+/// The bit that tells lower case from upper case, in each byte. In the bytes of a token it maps nothing else onto a letter,
+/// a digit or `-`, of which known names are made.
+const LOWER_CASE: u64 = ONES * 0x20;
 
-const FORWARDED_START: u64 = words(b"x-forwarded-")[0];
-const FORWARDED_REST: u64 = words(b"x-forwarded-")[1];
-const CONTROL_START: u64 = words(b"access-control-")[0];
-const CONTROL_REST: u64 = words(b"access-control-")[1];
-/// Masks of the first bytes of a word: four in `ded-`, seven in `ontrol-`.
-const FIRST_4_BYTES: u64 = 0xffff_ffff;
-/// See [`FIRST_4_BYTES`].
-const FIRST_7_BYTES: u64 = 0x00ff_ffff_ffff_ffff;
+const FORWARDED_PREFIX: &[u8] = b"x-forwarded-";
+const FORWARDED_START: u64 = Ends::of(FORWARDED_PREFIX).first;
+const CONTROL_PREFIX: &[u8] = b"access-control-";
+const CONTROL_START: u64 = Ends::of(CONTROL_PREFIX).first;
 
 fn is_lookalike(name: &[u8]) -> bool {
     let mut hyphenated = [0; KNOWN_NAME_BYTES_MAX];
@@ -343,28 +378,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_candidate_stands_at_its_length_in_lower_case() {
+    fn every_candidate_stands_at_its_length_in_lower_case_and_is_told_from_the_others() {
         for len in 0..=64 {
             for known in candidates(len) {
-                let bytes = known.words.map(u64::to_le_bytes).concat();
-                let (name, rest) = bytes.split_at(len);
-                assert!(is_token(name) && rest.iter().all(|byte| *byte == 0), "{}", name.escape_ascii());
-                assert_eq!(name.to_ascii_lowercase(), name);
+                let name = known.name;
+                assert!(is_token(name) && name.len() == len, "{}", name.escape_ascii());
+                assert!(name.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')));
+                let same = candidates(len).iter().filter(|other| other.ends == known.ends).count();
+                assert_eq!(same, 1, "{}", name.escape_ascii());
+                assert_eq!(KnownField::of(name), known.field);
+                assert_eq!(KnownField::of(&name.to_ascii_uppercase()), known.field);
             }
         }
     }
 
+    /// Checked by changing each byte of each known name to each other that a token may hold.
     #[test]
-    fn eight_bytes_are_lowered_as_each_of_them() {
-        for byte in 0..=u8::MAX {
-            for others in [0, b'A', b'Z', b'[', 0x80, 0xff] {
-                let mut bytes = [others; 8];
-                bytes[3] = byte;
-                assert_eq!(
-                    lower(bytes).to_le_bytes(),
-                    bytes.map(|byte| byte.to_ascii_lowercase()),
-                    "{byte} {others}"
-                );
+    fn a_name_with_another_byte_is_another_name() {
+        for known in (0..=64).flat_map(candidates) {
+            for at in 0..known.name.len() {
+                for byte in (0..=u8::MAX).filter(|byte| is_tchar(*byte)) {
+                    let mut name = known.name.to_owned();
+                    name[at] = byte;
+                    let naive = candidates(name.len()).iter().find(|other| name.eq_ignore_ascii_case(other.name));
+                    let expected = match naive {
+                        Some(known) => known.field,
+                        None if starts(&name, b"x-forwarded-") => KnownField::XForwarded,
+                        None if starts(&name, b"access-control-") => KnownField::AccessControl,
+                        None if byte == b'_' && known.name[at] == b'-' => KnownField::Lookalike,
+                        None => KnownField::Other,
+                    };
+                    assert_eq!(KnownField::of(&name), expected, "{}", name.escape_ascii());
+                }
+            }
+        }
+    }
+
+    fn starts(name: &[u8], prefix: &[u8]) -> bool {
+        name.to_ascii_lowercase().starts_with(prefix)
+    }
+
+    #[test]
+    fn an_underscore_is_found_wherever_it_stands() {
+        for len in 1..40 {
+            for at in 0..len {
+                let mut name = vec![b'a'; len];
+                assert!(!Ends::of(&name).may_hold_underscore(&name));
+                name[at] = b'_';
+                assert_eq!(Ends::of(&name).may_hold_underscore(&name), len > 1, "{at} of {len}");
             }
         }
     }

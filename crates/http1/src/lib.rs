@@ -5,8 +5,9 @@
 //!
 //! How a message passes:
 //! 1. [`HeadScan`] finds the end of the head, over any number of reads, looking at each byte once.
-//! 2. [`RequestHead::parse`] or [`ResponseHead::parse`] judges it. What it keeps are [`Span`]s, offsets into the
-//!    caller's buffer, because that buffer is handed to the kernel by value and no borrow outlives a read.
+//! 2. [`RequestHead::parse`] or [`ResponseHead::parse`] judges it; [`RequestHead::read`] and [`ResponseHead::read`] do
+//!    both, and at once for a head that comes whole. What is kept are [`Span`]s, offsets into the caller's buffer,
+//!    because no borrow outlives a read.
 //! 3. [`BodyFraming`] says how the body ends; [`ChunkedDecoder`] finds the boundaries of a chunked one in place.
 //! 4. [`OutgoingHead`] lists the slices of the next hop's head for one vectored write: unchanged field lines are
 //!    runs of the input, in order and as spelled.

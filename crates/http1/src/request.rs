@@ -4,9 +4,9 @@ use std::mem::{self, MaybeUninit};
 
 use crate::section::{self, Section, Seen};
 use crate::target::Target;
-use crate::tokenise::{self, StartLine};
+use crate::tokenise::{self, Extent, StartLine};
 use crate::{
-    Authority, BodyFraming, CloseReason, FIELD_COUNT_CAP, FieldLine, HeadError, HeadLimits, Method, Span,
+    Authority, BodyFraming, CloseReason, FIELD_COUNT_CAP, FieldLine, HeadError, HeadLimits, HeadScan, Method, Span,
     TargetForm, Version, framing, persistence,
 };
 
@@ -43,13 +43,43 @@ impl RequestHead {
     /// [`target`](Self::target) hold what could be told apart of the request line, for the log; nothing else does.
     /// To that end it may also be called with bytes that the scan refused or that are no whole head: it fails.
     pub fn parse(&mut self, head: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
+        self.judge(head, Extent::Known, limits)
+    }
+
+    /// Finds and judges the head at the front of `buf`, which has more than at the last call with this `scan`; whether it
+    /// was complete. It does and says what [`HeadScan::scan`] and then [`parse`](Self::parse) do, errors included.
+    ///
+    /// Nearly every head comes whole. So the tokeniser, which finds the end as well, goes first; only where it is not
+    /// content with what there is, or we are not, the scan tells what is missing or wrong. That saves a pass over the
+    /// bytes: 2 000 of 8 000 instructions for the head of a browser.
+    pub fn read(
+        &mut self,
+        buf: &[u8],
+        scan: &mut HeadScan,
+        limits: &HeadLimits,
+    ) -> Result<bool, HeadError> {
+        if scan.is_new() && !buf.is_empty() && self.judge(buf, Extent::Sought, limits).is_ok() {
+            return Ok(true);
+        }
+        match scan.scan(buf, limits) {
+            Ok(Some(len)) => self.parse(&buf[..len], limits).map(|()| true),
+            Ok(None) => Ok(false),
+            Err(error) => {
+                // For the log. It fails, since no head is there.
+                let _ = self.parse(buf, limits);
+                Err(error)
+            }
+        }
+    }
+
+    fn judge(&mut self, buf: &[u8], extent: Extent, limits: &HeadLimits) -> Result<(), HeadError> {
         self.clear();
-        let (window, start) = tokenise::window(head, StartLine::Request, limits);
+        let (window, start) = tokenise::window(buf, StartLine::Request, limits);
         let mut slots = [const { MaybeUninit::uninit() }; FIELD_COUNT_CAP];
         let mut tokens = httparse::Request::new(&mut []);
         let result = tokens.parse_with_uninit_headers(&window[start..], &mut slots[..limits.field_count()]);
-        self.note_request_line(&tokens, head);
-        tokenise::verdict(result, start, head, StartLine::Request, limits)?;
+        self.note_request_line(&tokens, buf);
+        let head = tokenise::verdict(result, start, buf, StartLine::Request, extent, limits)?;
         self.start_line = section::start_line(tokens.headers, start, head)?;
         self.judge_target(head, limits)?;
         let section = Section::collect(tokens.headers, head, &mut self.fields)?;

@@ -3,9 +3,9 @@
 use std::mem::{self, MaybeUninit};
 
 use crate::section::{self, Section};
-use crate::tokenise::{self, StartLine};
+use crate::tokenise::{self, Extent, StartLine};
 use crate::{
-    BodyFraming, CloseReason, FIELD_COUNT_CAP, FieldLine, HeadError, HeadLimits, KnownField, Method, Span,
+    BodyFraming, CloseReason, FIELD_COUNT_CAP, FieldLine, HeadError, HeadLimits, HeadScan, KnownField, Method, Span,
     Version, framing, persistence,
 };
 
@@ -38,8 +38,36 @@ impl ResponseHead {
         request_method: Method,
         limits: &HeadLimits,
     ) -> Result<(), HeadError> {
+        self.judge(head, Extent::Known, request_method, limits)
+    }
+
+    /// Finds and judges the head at the front of `buf`, as [`RequestHead::read`](crate::RequestHead::read) does.
+    pub fn read(
+        &mut self,
+        buf: &[u8],
+        scan: &mut HeadScan,
+        request_method: Method,
+        limits: &HeadLimits,
+    ) -> Result<bool, HeadError> {
+        if scan.is_new() && !buf.is_empty() && self.judge(buf, Extent::Sought, request_method, limits).is_ok()
+        {
+            return Ok(true);
+        }
+        match scan.scan(buf, limits)? {
+            Some(len) => self.parse(&buf[..len], request_method, limits).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        buf: &[u8],
+        extent: Extent,
+        request_method: Method,
+        limits: &HeadLimits,
+    ) -> Result<(), HeadError> {
         self.clear();
-        let (window, start) = tokenise::window(head, StartLine::Status, limits);
+        let (window, start) = tokenise::window(buf, StartLine::Status, limits);
         let mut slots = [const { MaybeUninit::uninit() }; FIELD_COUNT_CAP];
         let mut tokens = httparse::Response::new(&mut []);
         let result = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -48,7 +76,7 @@ impl ResponseHead {
             &mut slots[..limits.field_count()],
         );
         self.note_status_line(&tokens);
-        tokenise::verdict(result, start, head, StartLine::Status, limits)?;
+        let head = tokenise::verdict(result, start, buf, StartLine::Status, extent, limits)?;
         if !(STATUS_MIN..=STATUS_MAX).contains(&self.status) {
             return Err(HeadError::StatusCode);
         }

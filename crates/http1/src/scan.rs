@@ -23,6 +23,11 @@ impl HeadScan {
         Self { seen: 0, line_start: 0, skipped: 0 }
     }
 
+    /// Whether no byte has been seen that is known to belong to the head.
+    pub(crate) const fn is_new(&self) -> bool {
+        self.seen == 0
+    }
+
     /// Looks at what `buf` has more than at the last call. `buf` starts where the message starts.
     ///
     /// `Ok(Some(len))`: `buf[..len]` is the head, its empty line included, to be handed to `parse` as it is.

@@ -33,14 +33,23 @@ impl Section {
         fields: &mut Vec<FieldLine>,
     ) -> Result<Self, HeadError> {
         let mut section = Self::default();
-        let mut headers = headers.iter().peekable();
-        while let Some(header) = headers.next() {
-            let line_end = headers.peek().map_or(fields_end(head), |next| start_of(next.name, head));
-            let field = field_line(header, line_end, head)?;
+        let (mut ends_are_crlf, mut has_connection) = (true, false);
+        fields.reserve(headers.len());
+        for (index, header) in headers.iter().enumerate() {
+            let line_end = headers.get(index + 1).map_or(fields_end(head), |next| start_of(next.name, head));
+            ends_are_crlf &= ends_with_crlf(head, line_end);
+            let field = field_line(header, line_end, head);
+            has_connection |= field.known == KnownField::Connection;
             section.note(&field);
             fields.push(field);
         }
-        section.connection = connection::apply(fields, head)?;
+        // The tokeniser takes a bare LF for a line end; we do not.
+        if !ends_are_crlf {
+            return Err(HeadError::BareLf);
+        }
+        if has_connection {
+            section.connection = connection::apply(fields, head)?;
+        }
         Ok(section)
     }
 
@@ -70,27 +79,23 @@ impl Section {
 /// The start-line with its CRLF: from `start` to the first field line or the empty line.
 pub(crate) fn start_line(headers: &[Header<'_>], start: usize, head: &[u8]) -> Result<Span, HeadError> {
     let end = headers.first().map_or(fields_end(head), |first| start_of(first.name, head));
-    line(start, end, head)
+    if start <= end && ends_with_crlf(head, end) { Ok(Span::new(start, end)) } else { Err(HeadError::BareLf) }
 }
 
-fn field_line(header: &Header<'_>, line_end: usize, head: &[u8]) -> Result<FieldLine, HeadError> {
+fn field_line(header: &Header<'_>, line_end: usize, head: &[u8]) -> FieldLine {
     let name = Span::within(header.name.as_bytes(), head);
     let known = KnownField::of(header.name.as_bytes());
-    Ok(FieldLine {
+    FieldLine {
         name,
         value: Span::within(header.value, head),
-        line: line(name.start as usize, line_end, head)?,
+        line: Span::new(name.start as usize, line_end),
         known,
         hop_by_hop: known.is_hop_by_hop(),
-    })
+    }
 }
 
-/// The tokeniser takes a bare LF for a line end; we do not.
-fn line(start: usize, end: usize, head: &[u8]) -> Result<Span, HeadError> {
-    match head.get(start..end) {
-        Some([.., b'\r', b'\n']) => Ok(Span::new(start, end)),
-        _ => Err(HeadError::BareLf),
-    }
+fn ends_with_crlf(head: &[u8], end: usize) -> bool {
+    end.checked_sub(2).and_then(|start| head.get(start..end)) == Some(b"\r\n")
 }
 
 /// Where the empty line begins: a head that the tokeniser took to its end has one.

@@ -16,6 +16,15 @@ pub(crate) enum StartLine {
     Status,
 }
 
+/// What is known of where the head ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Where the bytes end.
+    Known,
+    /// Anywhere in them: what follows is not looked at. An error says nothing then but that this is not plainly a head.
+    Sought,
+}
+
 /// What the tokeniser may read of `head`, and where the start-line begins in it.
 ///
 /// Of a head that is too large the front is read all the same: its start-line is wanted for the log.
@@ -27,26 +36,46 @@ pub(crate) fn window<'b>(head: &'b [u8], expected: StartLine, limits: &HeadLimit
     }
 }
 
-/// Judges what the tokeniser returned for the window from `start` on: its end has to be the end of the head.
-pub(crate) fn verdict(
+/// Judges what the tokeniser returned for the window from `start` on, and returns the head.
+pub(crate) fn verdict<'b>(
+    result: httparse::Result<usize>,
+    start: usize,
+    buf: &'b [u8],
+    expected: StartLine,
+    extent: Extent,
+    limits: &HeadLimits,
+) -> Result<&'b [u8], HeadError> {
+    if let Ok(httparse::Status::Complete(len)) = result
+        && !matches!(buf[start], b'\r' | b'\n')
+        && (extent == Extent::Sought || (start + len == buf.len() && buf.len() <= limits.head_bytes()))
+    {
+        return Ok(&buf[..start + len]);
+    }
+    match extent {
+        Extent::Known => Err(fault(result, start, buf, expected, limits)),
+        Extent::Sought => Err(HeadError::NotOneHead),
+    }
+}
+
+/// Why these bytes are not one head.
+#[cold]
+fn fault(
     result: httparse::Result<usize>,
     start: usize,
     head: &[u8],
     expected: StartLine,
     limits: &HeadLimits,
-) -> Result<(), HeadError> {
+) -> HeadError {
     if head.len() > limits.head_bytes() {
-        return Err(HeadError::HeadTooLarge);
+        return HeadError::HeadTooLarge;
     }
     match (result, head.get(start)) {
-        (_, Some(b'\r' | b'\n')) => Err(line_ends(head).unwrap_or(HeadError::LeadingEmptyLine)),
-        (Ok(httparse::Status::Complete(len)), _) if start + len == head.len() => Ok(()),
-        (Ok(_), _) => Err(line_ends(head).unwrap_or(HeadError::NotOneHead)),
-        (Err(error), _) => Err(reason(error, head, expected)),
+        (_, Some(b'\r' | b'\n')) => line_ends(head).unwrap_or(HeadError::LeadingEmptyLine),
+        (Ok(_), _) => line_ends(head).unwrap_or(HeadError::NotOneHead),
+        (Err(error), _) => reason(error, head, expected),
     }
 }
 
-#[cold]
 fn reason(error: Error, head: &[u8], expected: StartLine) -> HeadError {
     if let Some(error) = line_ends(head) {
         return error;

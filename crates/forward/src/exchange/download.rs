@@ -95,10 +95,10 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let mut scan = HeadScan::new();
         loop {
             if let Some(part) = &arrived
-                && let Some(length) = scan.scan(part.bytes(), limits).map_err(Failure::ResponseHead)?
+                && head
+                    .read(part.bytes(), &mut scan, self.head.method(), limits)
+                    .map_err(Failure::ResponseHead)?
             {
-                head.parse(&part.bytes()[..length], self.head.method(), limits)
-                    .map_err(Failure::ResponseHead)?;
                 return arrived.ok_or(Failure::UpstreamClosed);
             }
             self.await_answer(origin).await?;

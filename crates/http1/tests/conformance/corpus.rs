@@ -141,14 +141,17 @@ fn heads_say_what_the_oracle_says() {
     }
 }
 
-/// Checked by scanning each prefix afresh, growing the buffer from each split point and growing it byte by byte.
+/// Checked by scanning each prefix afresh, growing the buffer from each split point and growing it byte by byte; reading
+/// says the same as scanning and parsing.
 #[test]
 fn request_and_response_heads_do_not_depend_on_read_boundaries() {
     for case in all().iter().filter(|case| case.bytes.len() <= SPLIT_BYTES_MAX) {
         let whole = observe::scan(&case.bytes, &[]);
         let every: Vec<usize> = (0..case.bytes.len()).collect();
         assert_eq!(observe::scan(&case.bytes, &every), whole, "{} byte by byte", case.name);
+        observe::read_as_scanned_and_parsed(&case.bytes, &every);
         for split in every {
+            observe::read_as_scanned_and_parsed(&case.bytes, &[split]);
             let prefix = &case.bytes[..split];
             assert_eq!(
                 observe::scan(prefix, &[]).map_err(|_| ()),

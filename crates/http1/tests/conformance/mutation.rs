@@ -67,10 +67,13 @@ fn mutated_heads_are_judged_as_the_oracle_judges() {
     for _ in 0..MUTANTS {
         let case = &cases[random.below(cases.len())];
         let mutant = random.mutate(&case.bytes);
+        let split = random.below(mutant.len() + 1);
         let context =
             || format!("seed {} {} {:?}", random.seed, case.name, mutant.escape_ascii().to_string());
         let end = head::end(&mutant);
         assert_eq!(observe::scan(&mutant, &[]).map_err(|_| ()), end, "{}", context());
+        observe::read_as_scanned_and_parsed(&mutant, &[]);
+        observe::read_as_scanned_and_parsed(&mutant, &[split]);
         // Also what the scan would have stopped must not pass the parser.
         let head = &mutant[..end.ok().flatten().unwrap_or(mutant.len())];
         assert_eq!(case.observed(head).ok(), case.expected(head), "{}", context());

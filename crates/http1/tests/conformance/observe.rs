@@ -20,6 +20,47 @@ pub(crate) fn scan(input: &[u8], read_ends: &[usize]) -> Result<Option<usize>, H
     scan.scan(input, &limits)
 }
 
+/// Checks that `read` says of `input` what the scan and then the parser say, whatever it holds, in reads that end at
+/// `read_ends` and at its end.
+pub(crate) fn read_as_scanned_and_parsed(input: &[u8], read_ends: &[usize]) {
+    let limits = HeadLimits::default();
+    let ends = || read_ends.iter().copied().chain([input.len()]);
+
+    let (mut scan, mut read) = (HeadScan::new(), RequestHead::default());
+    let verdict = ends().find_map(|end| when_done(read.read(&input[..end], &mut scan, &limits)));
+    let mut parsed = RequestHead::default();
+    let expected = match self::scan(input, read_ends) {
+        Ok(Some(len)) => Some(parsed.parse(&input[..len], &limits)),
+        Ok(None) => None,
+        Err(error) => Some(Err(error)),
+    };
+    assert_eq!(verdict, expected);
+    if verdict == Some(Ok(())) {
+        assert_eq!(format!("{read:?}"), format!("{parsed:?}"));
+    }
+
+    let (mut scan, mut read) = (HeadScan::new(), ResponseHead::default());
+    let verdict = ends().find_map(|end| when_done(read.read(&input[..end], &mut scan, Method::Get, &limits)));
+    let mut parsed = ResponseHead::default();
+    let expected = match self::scan(input, read_ends) {
+        Ok(Some(len)) => Some(parsed.parse(&input[..len], Method::Get, &limits)),
+        Ok(None) => None,
+        Err(error) => Some(Err(error)),
+    };
+    assert_eq!(verdict, expected);
+    if verdict == Some(Ok(())) {
+        assert_eq!(format!("{read:?}"), format!("{parsed:?}"));
+    }
+}
+
+fn when_done(verdict: Result<bool, HeadError>) -> Option<Result<(), HeadError>> {
+    match verdict {
+        Ok(true) => Some(Ok(())),
+        Ok(false) => None,
+        Err(error) => Some(Err(error)),
+    }
+}
+
 pub(crate) fn request(head: &[u8]) -> Result<Head, HeadError> {
     let mut request = RequestHead::with_capacity(16);
     request.parse(head, &HeadLimits::default())?;
