@@ -98,8 +98,8 @@ impl KnownField {
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
         let ends = Ends::of(name);
-        let is_meant = |known: &&Known| known.ends == ends && known.has_middle_of(name);
-        if let Some(known) = candidates(name.len()).iter().find(is_meant) {
+        let known = &PLACES[ends.place()];
+        if known.ends == ends && known.is_spelled(name) {
             return known.field;
         }
         match ends.first {
@@ -135,106 +135,60 @@ impl KnownField {
     }
 }
 
-/// The known names of this length, at least two bytes and in lower case.
-const fn candidates(len: usize) -> &'static [Known] {
+/// The known names, at least two bytes and in lower case.
+const KNOWN: [Known; 47] = {
     use KnownField as K;
-    match len {
-        2 => const { &[known(b"te", K::Te)] },
-        3 => const { &[known(b"via", K::Via), known(b"age", K::Control)] },
-        4 => const { &[known(b"host", K::Host), known(b"date", K::Date), known(b"vary", K::Control)] },
+    [
+        known(b"te", K::Te),
+        known(b"via", K::Via),
+        known(b"age", K::Control),
+        known(b"host", K::Host),
+        known(b"date", K::Date),
+        known(b"vary", K::Control),
+        known(b"range", K::Control),
         // CGI gives its programs a `Proxy` field as HTTP_PROXY, which some of them then use.
-        5 => const { &[known(b"range", K::Control), known(b"proxy", K::ProxyConnection)] },
-        6 => {
-            const {
-                &[
-                    known(b"origin", K::Origin),
-                    known(b"cookie", K::Cookie),
-                    known(b"server", K::Server),
-                    known(b"expect", K::Expect),
-                    known(b"pragma", K::Control),
-                ]
-            }
-        }
-        7 => {
-            const {
-                &[
-                    known(b"upgrade", K::Upgrade),
-                    known(b"trailer", K::Trailer),
-                    known(b"expires", K::Control),
-                    known(b"warning", K::Control),
-                ]
-            }
-        }
-        8 => {
-            const {
-                &[
-                    known(b"if-match", K::Control),
-                    known(b"if-range", K::Control),
-                    known(b"location", K::Control),
-                ]
-            }
-        }
-        9 => const { &[known(b"forwarded", K::Forwarded), known(b"x-real-ip", K::XRealIp)] },
-        10 => {
-            const {
-                &[
-                    known(b"connection", K::Connection),
-                    known(b"user-agent", K::UserAgent),
-                    known(b"set-cookie", K::SetCookie),
-                    known(b"keep-alive", K::KeepAlive),
-                ]
-            }
-        }
-        11 => const { &[known(b"retry-after", K::Control)] },
-        12 => {
-            const {
-                &[
-                    known(b"content-type", K::ContentType),
-                    known(b"x-request-id", K::XRequestId),
-                    known(b"max-forwards", K::Control),
-                ]
-            }
-        }
-        13 => {
-            const {
-                &[
-                    known(b"authorization", K::Authorization),
-                    known(b"cache-control", K::Control),
-                    known(b"content-range", K::ContentRange),
-                    known(b"if-none-match", K::Control),
-                ]
-            }
-        }
-        14 => {
-            const { &[known(b"content-length", K::ContentLength), known(b"http2-settings", K::Http2Settings)] }
-        }
-        15 => const { &[known(b"x-forwarded-for", K::XForwardedFor)] },
-        16 => {
-            const {
-                &[
-                    known(b"content-encoding", K::ContentEncoding),
-                    known(b"proxy-connection", K::ProxyConnection),
-                    known(b"www-authenticate", K::Authentication),
-                ]
-            }
-        }
-        17 => {
-            const {
-                &[
-                    known(b"transfer-encoding", K::TransferEncoding),
-                    known(b"x-forwarded-proto", K::XForwardedProto),
-                    known(b"if-modified-since", K::Control),
-                ]
-            }
-        }
-        18 => const { &[known(b"proxy-authenticate", K::Authentication)] },
-        19 => {
-            const { &[known(b"proxy-authorization", K::Authentication), known(b"if-unmodified-since", K::Control)] }
-        }
-        27 => const { &[known(b"access-control-allow-origin", K::AccessControlAllowOrigin)] },
-        _ => &[],
-    }
-}
+        known(b"proxy", K::ProxyConnection),
+        known(b"origin", K::Origin),
+        known(b"cookie", K::Cookie),
+        known(b"server", K::Server),
+        known(b"expect", K::Expect),
+        known(b"pragma", K::Control),
+        known(b"upgrade", K::Upgrade),
+        known(b"trailer", K::Trailer),
+        known(b"expires", K::Control),
+        known(b"warning", K::Control),
+        known(b"if-match", K::Control),
+        known(b"if-range", K::Control),
+        known(b"location", K::Control),
+        known(b"forwarded", K::Forwarded),
+        known(b"x-real-ip", K::XRealIp),
+        known(b"connection", K::Connection),
+        known(b"user-agent", K::UserAgent),
+        known(b"set-cookie", K::SetCookie),
+        known(b"keep-alive", K::KeepAlive),
+        known(b"retry-after", K::Control),
+        known(b"content-type", K::ContentType),
+        known(b"x-request-id", K::XRequestId),
+        known(b"max-forwards", K::Control),
+        known(b"authorization", K::Authorization),
+        known(b"cache-control", K::Control),
+        known(b"content-range", K::ContentRange),
+        known(b"if-none-match", K::Control),
+        known(b"content-length", K::ContentLength),
+        known(b"http2-settings", K::Http2Settings),
+        known(b"x-forwarded-for", K::XForwardedFor),
+        known(b"content-encoding", K::ContentEncoding),
+        known(b"proxy-connection", K::ProxyConnection),
+        known(b"www-authenticate", K::Authentication),
+        known(b"transfer-encoding", K::TransferEncoding),
+        known(b"x-forwarded-proto", K::XForwardedProto),
+        known(b"if-modified-since", K::Control),
+        known(b"proxy-authenticate", K::Authentication),
+        known(b"proxy-authorization", K::Authentication),
+        known(b"if-unmodified-since", K::Control),
+        known(b"access-control-allow-origin", K::AccessControlAllowOrigin),
+    ]
+};
 
 /// A name with what it means.
 struct Known {
@@ -248,11 +202,39 @@ const fn known(name: &'static [u8], field: KnownField) -> Known {
 }
 
 impl Known {
-    /// Whether `name`, which has the same length and the same ends, is the same in between.
-    fn has_middle_of(&self, name: &[u8]) -> bool {
-        name.len() <= 2 * WORD_BYTES || begins_with(name, self.name)
+    /// Whether `name`, which has the same ends, is the same in between.
+    fn is_spelled(&self, name: &[u8]) -> bool {
+        name.len() == self.name.len() && between(name).map(Ends::of) == between(self.name).map(Ends::of)
     }
 }
+
+/// The bytes of a name that are not in its [`Ends`]; in a known name so few that they are in theirs.
+fn between(name: &[u8]) -> Option<&[u8]> {
+    name.get(WORD_BYTES..name.len().saturating_sub(WORD_BYTES))
+}
+
+/// Each known name at its [`place`](Ends::place), so that a name is compared with one other; nothing stands elsewhere.
+static PLACES: [Known; PLACE_COUNT] = {
+    let mut places = [const { known(b"", KnownField::Other) }; PLACE_COUNT];
+    let mut index = 0;
+    while index < KNOWN.len() {
+        let Known { name, ends, field } = KNOWN[index];
+        let place = ends.place();
+        assert!(places[place].name.is_empty(), "two names have one place: choose another SPREAD");
+        places[place] = Known { name, ends, field };
+        index += 1;
+    }
+    places
+};
+
+/// Nearly three times as many as names, so that a [`SPREAD`] is soon found that gives each a place of its own.
+const PLACE_COUNT: usize = 1 << PLACE_BITS;
+/// See [`PLACE_COUNT`].
+const PLACE_BITS: u32 = 7;
+/// Found by trying odd numbers; the compiler says when it does not serve any more.
+const SPREAD: u64 = 0x3ee1_967e_0c73_b97d;
+/// In bits, so that names of a few bytes, whose first and last word would be alike, differ all the same.
+const ROTATION: u32 = 21;
 
 /// The first and the last eight bytes of a name, which overlap in a name of fewer than 16; of one that is shorter than
 /// eight, all its bytes in `first`. In lower case, and what tells names up to that length apart.
@@ -273,20 +255,29 @@ impl Ends {
         Self { first: first | LOWER_CASE, last: last | LOWER_CASE }
     }
 
+    /// Where in [`PLACES`] such a name stands, if it is known.
+    const fn place(self) -> usize {
+        let [.., top] = (self.first.rotate_left(ROTATION) ^ self.last).wrapping_mul(SPREAD).to_le_bytes();
+        (top >> (u8::BITS - PLACE_BITS)) as usize
+    }
+
     /// False only if there is no `_` in `name`.
     fn may_hold_underscore(self, name: &[u8]) -> bool {
         holds_folded_underscore(self.first)
             || holds_folded_underscore(self.last)
-            || (name.len() > 2 * WORD_BYTES && name.contains(&b'_'))
+            || between(name).is_some_and(|bytes| bytes.contains(&b'_'))
     }
 }
 
 /// All bytes of a name of fewer than eight, so that names of one length differ where their bytes do.
 const fn short(name: &[u8]) -> u64 {
     match (name.first_chunk(), name.last_chunk(), name) {
-        (Some(first), Some(last), _) => u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << 32,
+        (Some(first), Some(last), _) => {
+            u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << 32
+        }
         (_, _, [a, b, c]) => u32::from_le_bytes([*a, *b, *c, 0]) as u64,
         (_, _, [a, b]) => u32::from_le_bytes([*a, *b, 0, 0]) as u64,
+        (_, _, [a]) => *a as u64,
         _ => 0,
     }
 }
@@ -296,9 +287,9 @@ const fn holds_folded_underscore(word: u64) -> bool {
     zero_there.wrapping_sub(ONES) & !zero_there & (ONES * 0x80) != 0
 }
 
-/// Whether `name` begins with `prefix`, which is in lower case, in any case.
+/// Whether `name` begins with `prefix`, which has at most 16 bytes, in any case.
 fn begins_with(name: &[u8], prefix: &[u8]) -> bool {
-    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    name.get(..prefix.len()).is_some_and(|start| Ends::of(start) == Ends::of(prefix))
 }
 
 const WORD_BYTES: usize = 8;
@@ -312,6 +303,7 @@ const FORWARDED_START: u64 = Ends::of(FORWARDED_PREFIX).first;
 const CONTROL_PREFIX: &[u8] = b"access-control-";
 const CONTROL_START: u64 = Ends::of(CONTROL_PREFIX).first;
 
+#[cold]
 fn is_lookalike(name: &[u8]) -> bool {
     let mut hyphenated = [0; KNOWN_NAME_BYTES_MAX];
     // Behind the end of a longer name, only families can be told, and those are told by their beginning.
@@ -372,35 +364,31 @@ static TCHAR: [bool; 256] = {
 
 /// Length in bytes that no exactly known name exceeds.
 pub(crate) const KNOWN_NAME_BYTES_MAX: usize = 32;
+const _: () = assert!(KNOWN_NAME_BYTES_MAX <= 4 * WORD_BYTES);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_candidate_stands_at_its_length_in_lower_case_and_is_told_from_the_others() {
-        for len in 0..=64 {
-            for known in candidates(len) {
-                let name = known.name;
-                assert!(is_token(name) && name.len() == len, "{}", name.escape_ascii());
-                assert!(name.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')));
-                let same = candidates(len).iter().filter(|other| other.ends == known.ends).count();
-                assert_eq!(same, 1, "{}", name.escape_ascii());
-                assert_eq!(KnownField::of(name), known.field);
-                assert_eq!(KnownField::of(&name.to_ascii_uppercase()), known.field);
-            }
+    fn every_known_name_is_found_in_both_cases() {
+        for Known { name, field, .. } in &KNOWN {
+            assert!((2..=KNOWN_NAME_BYTES_MAX).contains(&name.len()), "{}", name.escape_ascii());
+            assert!(name.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')));
+            assert_eq!(KnownField::of(name), *field);
+            assert_eq!(KnownField::of(&name.to_ascii_uppercase()), *field);
         }
     }
 
     /// Checked by changing each byte of each known name to each other that a token may hold.
     #[test]
     fn a_name_with_another_byte_is_another_name() {
-        for known in (0..=64).flat_map(candidates) {
+        for known in &KNOWN {
             for at in 0..known.name.len() {
                 for byte in (0..=u8::MAX).filter(|byte| is_tchar(*byte)) {
                     let mut name = known.name.to_owned();
                     name[at] = byte;
-                    let naive = candidates(name.len()).iter().find(|other| name.eq_ignore_ascii_case(other.name));
+                    let naive = KNOWN.iter().find(|other| name.eq_ignore_ascii_case(other.name));
                     let expected = match naive {
                         Some(known) => known.field,
                         None if starts(&name, b"x-forwarded-") => KnownField::XForwarded,
@@ -425,7 +413,7 @@ mod tests {
                 let mut name = vec![b'a'; len];
                 assert!(!Ends::of(&name).may_hold_underscore(&name));
                 name[at] = b'_';
-                assert_eq!(Ends::of(&name).may_hold_underscore(&name), len > 1, "{at} of {len}");
+                assert!(Ends::of(&name).may_hold_underscore(&name), "{at} of {len}");
             }
         }
     }

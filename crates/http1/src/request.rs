@@ -6,8 +6,8 @@ use crate::section::{self, Section, Seen};
 use crate::target::Target;
 use crate::tokenise::{self, Extent, StartLine};
 use crate::{
-    Authority, BodyFraming, CloseReason, FIELD_COUNT_CAP, FieldLine, HeadError, HeadLimits, HeadScan, Method, Span,
-    TargetForm, Version, framing, persistence,
+    Authority, BodyFraming, CloseReason, FIELD_COUNT_CAP, FieldLine, HeadError, HeadLimits, HeadScan, Method,
+    Span, TargetForm, Version, framing, persistence,
 };
 
 /// A request head as spans over the caller's buffer. Reusable: [`parse`](Self::parse) clears and refills.
@@ -52,12 +52,7 @@ impl RequestHead {
     /// Nearly every head comes whole. So the tokeniser, which finds the end as well, goes first; only where it is not
     /// content with what there is, or we are not, the scan tells what is missing or wrong. That saves a pass over the
     /// bytes: 2 000 of 8 000 instructions for the head of a browser.
-    pub fn read(
-        &mut self,
-        buf: &[u8],
-        scan: &mut HeadScan,
-        limits: &HeadLimits,
-    ) -> Result<bool, HeadError> {
+    pub fn read(&mut self, buf: &[u8], scan: &mut HeadScan, limits: &HeadLimits) -> Result<bool, HeadError> {
         if scan.is_new() && !buf.is_empty() && self.judge(buf, Extent::Sought, limits).is_ok() {
             return Ok(true);
         }

@@ -5,8 +5,8 @@ use std::mem::{self, MaybeUninit};
 use crate::section::{self, Section};
 use crate::tokenise::{self, Extent, StartLine};
 use crate::{
-    BodyFraming, CloseReason, FIELD_COUNT_CAP, FieldLine, HeadError, HeadLimits, HeadScan, KnownField, Method, Span,
-    Version, framing, persistence,
+    BodyFraming, CloseReason, FIELD_COUNT_CAP, FieldLine, HeadError, HeadLimits, HeadScan, KnownField,
+    Method, Span, Version, framing, persistence,
 };
 
 /// A response head as spans over the caller's buffer. Reusable: [`parse`](Self::parse) clears and refills.

@@ -34,15 +34,15 @@ impl Section {
     ) -> Result<Self, HeadError> {
         let mut section = Self::default();
         let (mut ends_are_crlf, mut has_connection) = (true, false);
-        fields.reserve(headers.len());
-        for (index, header) in headers.iter().enumerate() {
+        // Extended, not pushed to: there is room for all before the first.
+        fields.extend(headers.iter().enumerate().map(|(index, header)| {
             let line_end = headers.get(index + 1).map_or(fields_end(head), |next| start_of(next.name, head));
             ends_are_crlf &= ends_with_crlf(head, line_end);
             let field = field_line(header, line_end, head);
             has_connection |= field.known == KnownField::Connection;
             section.note(&field);
-            fields.push(field);
-        }
+            field
+        }));
         // The tokeniser takes a bare LF for a line end; we do not.
         if !ends_are_crlf {
             return Err(HeadError::BareLf);
