@@ -23,6 +23,40 @@ fn every_example_is_accepted() {
 }
 
 #[test]
+fn the_package_installs_a_file_that_lacks_only_its_certificate() {
+    assert_accepted("deploy/deb/etc", include_str!("../../../deploy/deb/etc/ringfence.toml"));
+}
+
+#[test]
+fn every_page_on_moving_shows_a_whole_config_file() {
+    let mut pages = 0;
+    for entry in fs::read_dir(repository().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("moving-from-") {
+            assert_accepted(&name, first_config(&fs::read_to_string(&path).unwrap()));
+            pages += 1;
+        }
+    }
+    assert!(pages >= 5, "{pages} pages");
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut links = 0;
+    for entry in fs::read_dir(repository().join("docs")).unwrap() {
+        let page = entry.unwrap().path();
+        let text = fs::read_to_string(&page).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
+            assert!(page.with_file_name(target).exists(), "{}: {target}", page.display());
+            links += 1;
+        }
+    }
+    assert!(links >= 20, "{links} links");
+}
+
+#[test]
 fn the_readme_shows_a_whole_config_file() {
     assert_accepted("README.md", readme_config());
 }
@@ -47,8 +81,11 @@ fn meaning(config: &str) -> Vec<&str> {
 }
 
 fn readme_config() -> &'static str {
-    let readme = include_str!("../../../README.md");
-    let (_, from_config) = readme.split_once("```toml\n").unwrap();
+    first_config(include_str!("../../../README.md"))
+}
+
+fn first_config(page: &str) -> &str {
+    let (_, from_config) = page.split_once("```toml\n").unwrap();
     from_config.split_once("```").unwrap().0
 }
 
@@ -65,9 +102,9 @@ fn check(config: &str) -> Output {
     let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names).unwrap();
     fs::write(folder.path().join("chain.pem"), cert.pem()).unwrap();
     fs::write(folder.path().join("key.pem"), signing_key.serialize_pem()).unwrap();
-    let lines = config.lines().map(|line| match line.split_once(" = \"/etc/letsencrypt/") {
-        Some((key, _)) => format!("{key} = \"{key}.pem\"\n"),
-        None => format!("{line}\n"),
+    let lines = config.lines().map(|line| match line.split_once(" = \"/etc/") {
+        Some((key @ ("chain" | "key"), _)) => format!("{key} = \"{key}.pem\"\n"),
+        _ => format!("{line}\n"),
     });
     let file = folder.path().join("ringfence.toml");
     fs::write(&file, lines.collect::<String>()).unwrap();
