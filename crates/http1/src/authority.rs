@@ -19,15 +19,14 @@ impl<'b> Authority<'b> {
     /// Splits a strictly well-formed authority; `None` for any other.
     #[must_use]
     pub fn split(authority: &'b [u8]) -> Option<Self> {
-        let host_len = if authority.starts_with(b"[") {
-            memchr::memchr(b']', authority)? + 1
-        } else {
-            memchr::memchr(b':', authority).unwrap_or(authority.len())
+        let host_len = match authority {
+            [b'[', ..] => ipv6_literal_len(authority)?,
+            _ => authority.iter().position(|byte| !UNRESERVED[usize::from(*byte)]).unwrap_or(authority.len()),
         };
-        let (host, rest) = authority.split_at(host_len);
-        if !is_host(host) {
+        if host_len == 0 {
             return None;
         }
+        let (host, rest) = authority.split_at(host_len);
         match rest {
             [] => Some(Self { host, port: None }),
             [b':', digits @ ..] => Some(Self { host, port: Some(port(digits)?) }),
@@ -36,19 +35,11 @@ impl<'b> Authority<'b> {
     }
 }
 
-fn is_host(host: &[u8]) -> bool {
-    match host {
-        [b'[', address @ .., b']'] => is_ipv6_address(address),
-        _ => !host.is_empty() && host.iter().all(|byte| is_unreserved(*byte)),
-    }
-}
-
-fn is_ipv6_address(address: &[u8]) -> bool {
-    std::str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
-}
-
-const fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+/// Length in bytes of the address in brackets with which `authority` begins.
+fn ipv6_literal_len(authority: &[u8]) -> Option<usize> {
+    let end = memchr::memchr(b']', authority)?;
+    let address = std::str::from_utf8(&authority[1..end]).ok()?;
+    address.parse::<Ipv6Addr>().ok().map(|_| end + 1)
 }
 
 fn port(digits: &[u8]) -> Option<u16> {
@@ -60,6 +51,17 @@ fn port(digits: &[u8]) -> Option<u16> {
     })?;
     u16::try_from(port).ok().filter(|port| *port > 0)
 }
+
+/// Which bytes are unreserved (RFC 3986 §2.3).
+static UNRESERVED: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 0x80 {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+        byte += 1;
+    }
+    table
+};
 
 /// As many digits as 65535 has.
 const PORT_DIGITS_MAX: usize = 5;

@@ -24,10 +24,16 @@ pub(crate) fn apply(fields: &mut [FieldLine], head: &[u8]) -> Result<ConnectionO
         if fields[index].known != KnownField::Connection {
             continue;
         }
-        for option in list_elements(fields[index].value.of(head)).filter(|option| !option.is_empty()) {
+        let value = fields[index].value.of(head);
+        for option in list_elements(value).filter(|option| !option.is_empty()) {
             count += 1;
             if count > CONNECTION_OPTION_COUNT_MAX {
                 return Err(HeadError::ConnectionOptionsTooMany);
+            }
+            // What browsers say: a tenth of the work. The field of that name is for one connection anyway.
+            if option.eq_ignore_ascii_case(b"keep-alive") {
+                options.keep_alive = true;
+                continue;
             }
             options.note(option)?;
             nominate(fields, option, head);
@@ -45,7 +51,6 @@ impl ConnectionOptions {
             return Err(HeadError::ConnectionOptionForbidden);
         }
         self.close |= option.eq_ignore_ascii_case(b"close");
-        self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         self.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
         Ok(())
     }

@@ -96,6 +96,7 @@ pub enum KnownField {
 impl KnownField {
     /// What `name`, a token, means here, in any case.
     #[must_use]
+    #[inline]
     pub fn of(name: &[u8]) -> Self {
         let ends = Ends::of(name);
         let known = &PLACES[ends.place()];

@@ -92,15 +92,19 @@ fn content_length(seen: Seen, head: &[u8]) -> Result<Option<BodyFraming>, HeadEr
 }
 
 fn length(value: &[u8]) -> Result<u64, HeadError> {
-    if value.contains(&b',') {
-        return Err(HeadError::ContentLengthDuplicate);
+    let mut length = Some(0_u64);
+    for byte in value {
+        if !byte.is_ascii_digit() {
+            return Err(match value.contains(&b',') {
+                true => HeadError::ContentLengthDuplicate,
+                false => HeadError::ContentLengthMalformed,
+            });
+        }
+        length = length.and_then(|length| length.checked_mul(10)?.checked_add(u64::from(byte - b'0')));
     }
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+    if value.is_empty() {
         return Err(HeadError::ContentLengthMalformed);
     }
-    let length = value
-        .iter()
-        .try_fold(0_u64, |length, digit| length.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
     length.filter(|length| *length <= CONTENT_LENGTH_MAX).ok_or(HeadError::ContentLengthTooLarge)
 }
 

@@ -49,6 +49,19 @@ impl OutgoingHead {
         }
     }
 
+    /// Adds bytes of the input head, line by line: what lies side by side is put together before it is added.
+    pub fn push_input_lines(&mut self, lines: impl IntoIterator<Item = Span>) {
+        let mut run = Span::default();
+        for line in lines {
+            if line.start != run.end {
+                self.push_input(run);
+                run.start = line.start;
+            }
+            run.end = line.end;
+        }
+        self.push_input(run);
+    }
+
     /// Adds bytes of our own: a copy.
     pub fn push_owned(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {

@@ -126,6 +126,12 @@ impl RequestHead {
         self.target.path_and_query
     }
 
+    /// The part of [`path_and_query`](Self::path_and_query) before its `?`, if it has one.
+    #[must_use]
+    pub fn path(&self) -> Span {
+        self.target.path
+    }
+
     /// What has to stand before [`path_and_query`](Self::path_and_query): `/` when an absolute-form target has no
     /// path, `*` when it is that of an `OPTIONS` without path and query (RFC 9112 §3.2.4), else nothing.
     #[must_use]

@@ -27,6 +27,8 @@ pub(crate) struct Target {
     pub(crate) authority: Option<Span>,
     /// What an origin is sent, behind `path_prefix`.
     pub(crate) path_and_query: Span,
+    /// Of that, what stands before the `?`.
+    pub(crate) path: Span,
     pub(crate) path_prefix: &'static [u8],
 }
 
@@ -37,16 +39,19 @@ impl Target {
         if !target.is_ascii() {
             return Err(HeadError::TargetByte);
         }
-        if memchr::memchr(b'#', target).is_some() {
+        let path_len = memchr::memchr2(b'?', b'#', target).unwrap_or(target.len());
+        if memchr::memchr(b'#', &target[path_len..]).is_some() {
             return Err(HeadError::TargetFragment);
         }
+        let path_end = span.start as usize + path_len;
+        let path = Span::new(span.start as usize, path_end);
         match (method, target) {
             (Method::Connect, _) => authority_form(span, head),
-            (_, [b'/', ..]) => Ok(Self { path_and_query: span, ..Self::default() }),
+            (_, [b'/', ..]) => Ok(Self { path_and_query: span, path, ..Self::default() }),
             (Method::Options, b"*") => {
-                Ok(Self { form: TargetForm::Asterisk, path_and_query: span, ..Self::default() })
+                Ok(Self { form: TargetForm::Asterisk, path_and_query: span, path, ..Self::default() })
             }
-            _ => absolute_form(span, method, head),
+            _ => absolute_form(span, path_end, method, head),
         }
     }
 }
@@ -56,11 +61,12 @@ fn authority_form(span: Span, head: &[u8]) -> Result<Target, HeadError> {
     let authority = Authority::split(span.of(head)).ok_or(HeadError::TargetAuthority)?;
     authority.port.ok_or(HeadError::TargetAuthority)?;
     let path_and_query = Span { start: span.end, end: span.end };
-    Ok(Target { form: TargetForm::Authority, authority: Some(span), path_and_query, path_prefix: b"" })
+    let form = TargetForm::Authority;
+    Ok(Target { form, authority: Some(span), path_and_query, path: path_and_query, path_prefix: b"" })
 }
 
 /// `scheme "://" authority path-abempty [ "?" query ]` (RFC 9112 §3.2.2).
-fn absolute_form(span: Span, method: Method, head: &[u8]) -> Result<Target, HeadError> {
+fn absolute_form(span: Span, path_end: usize, method: Method, head: &[u8]) -> Result<Target, HeadError> {
     let target = span.of(head);
     let start = scheme_len(target).ok_or(HeadError::TargetForm)?;
     let end = memchr::memchr2(b'/', b'?', &target[start..]).map_or(target.len(), |len| start + len);
@@ -75,6 +81,7 @@ fn absolute_form(span: Span, method: Method, head: &[u8]) -> Result<Target, Head
         form: TargetForm::Absolute,
         authority: Some(Span::new(base + start, base + end)),
         path_and_query: Span::new(base + end, span.end as usize),
+        path: Span::new(base + end, path_end),
         path_prefix,
     })
 }
