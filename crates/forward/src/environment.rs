@@ -50,7 +50,7 @@ pub(crate) trait Environment: 'static {
     async fn give_way(&self, turn: Turn);
 
     /// Whether a request that comes now should give way first.
-    fn is_crowded(&self, now: Instant) -> bool;
+    fn is_crowded(&self) -> bool;
 
     /// Where requests on their way to origins are counted.
     fn underway(&self) -> &Underway;
@@ -162,8 +162,8 @@ impl Environment for Ring {
         self.turns.take(turn).await;
     }
 
-    fn is_crowded(&self, now: Instant) -> bool {
-        self.underway.are_many(now) || self.turns.is_awaited(Turn::Request)
+    fn is_crowded(&self) -> bool {
+        self.turns.is_awaited(Turn::Request) || self.underway.are_many(|| self.now())
     }
 
     fn underway(&self) -> &Underway {
@@ -219,18 +219,29 @@ struct WorkingClock {
     /// The coarse clock at the last beat, and what is to be taken off it.
     beat: Cell<Duration>,
     off: Cell<Duration>,
+    /// What the coarse clock showed when it was last asked, and the present that this was: it stands still for milliseconds,
+    /// and is asked some times a request.
+    known: Cell<(Duration, Instant)>,
 }
 
 impl WorkingClock {
     fn start() -> WorkingClock {
         let coarse = coarse_clock();
-        WorkingClock { origin: Instant::now(), beat: Cell::new(coarse), off: Cell::new(coarse) }
+        let origin = Instant::now();
+        let known = Cell::new((coarse, origin));
+        WorkingClock { origin, beat: Cell::new(coarse), off: Cell::new(coarse), known }
     }
 
     /// The present, when the coarse clock shows `coarse`. Between beats it stands still after [`STALL_COUNTED`].
     fn at(&self, coarse: Duration) -> Instant {
+        let (shown, present) = self.known.get();
+        if shown == coarse {
+            return present;
+        }
         let counted = coarse.min(self.beat.get() + STALL_COUNTED);
-        self.origin + counted.saturating_sub(self.off.get())
+        let present = self.origin + counted.saturating_sub(self.off.get());
+        self.known.set((coarse, present));
+        present
     }
 
     /// This thread runs. To be called every [`TIMER_TICK`].

@@ -1,7 +1,8 @@
 //! A client's connection from its first byte to its last: idle, a request, idle again.
 //!
-//! While it is idle, a connection is a small future without buffers. When bytes arrive, the working state is
-//! allocated; it stays for [`WARM`] after a response, so that steady traffic allocates nothing.
+//! While it is idle, a connection is a small future without buffers. When bytes arrive and it is its turn, the working
+//! state is allocated; it stays for [`WARM`] after a response, so that steady traffic allocates nothing. While others wait
+//! for a turn it does not stay: the next of them gets the very memory, which is in the processor's cache.
 
 use std::{
     future::{Future, poll_fn},
@@ -36,6 +37,7 @@ pub(crate) async fn serve_connection<E: Environment, T: Transport>(
     let _registration = worker.wakers.register().await;
     // The first request has to begin soon; between two there may be a pause.
     let mut patience = worker.live.borrow().snapshot.timeouts.header_read;
+    let mut has_rested = false;
     loop {
         match idle(worker, client, patience).await {
             Idle::Readable => {}
@@ -44,12 +46,21 @@ pub(crate) async fn serve_connection<E: Environment, T: Transport>(
                 return;
             }
         }
-        client.rested();
+        if has_rested {
+            client.rested();
+        }
+        let arrived = worker.env.now();
+        // Before anything is taken for it.
+        if worker.env.is_crowded() {
+            worker.env.give_way(Turn::Request).await;
+        }
         // Boxed, so that an idle connection does not carry the size of a busy one.
-        match Box::pin(serve_busy(worker, client, peer)).await {
-            Busy::Quiet => patience = worker.live.borrow().snapshot.timeouts.keep_alive_idle,
+        match Box::pin(serve_busy(worker, client, peer, arrived)).await {
+            Busy::Quiet => has_rested = true,
+            Busy::Aside => has_rested = false,
             Busy::Ended => return,
         }
+        patience = worker.live.borrow().snapshot.timeouts.keep_alive_idle;
     }
 }
 
@@ -73,21 +84,23 @@ async fn idle<E: Environment>(worker: &Worker<E>, client: &impl Transport, patie
 enum Busy {
     /// Nothing has come for a while.
     Quiet,
+    /// It is another's turn.
+    Aside,
     /// The connection is over.
     Ended,
 }
 
-async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T, peer: &Peer) -> Busy {
+/// Serves requests, of which the first arrived at `arrived`, for as long as they come at once.
+async fn serve_busy<E: Environment, T: Transport>(
+    worker: &Worker<E>,
+    client: &T,
+    peer: &Peer,
+    arrived: Instant,
+) -> Busy {
     let mut inbox = Inbox::default();
     let paces = Paces::new(&worker.live.borrow().snapshot);
+    let mut started = arrived;
     loop {
-        let started = worker.env.now();
-        // Pipelined requests take turns with other connections, and so do all when they are many.
-        if !inbox.is_empty() {
-            worker.env.give_way(Turn::Pipelined).await;
-        } else if worker.env.is_crowded(started) {
-            worker.env.give_way(Turn::Request).await;
-        }
         let live = worker.live.borrow().clone();
         // Taken anew for each request: what was last given back is still in the processor's cache.
         let mut head = worker.request_head();
@@ -124,8 +137,21 @@ async fn serve_busy<E: Environment, T: Transport>(worker: &Worker<E>, client: &T
                 return Busy::Ended;
             }
         }
-        if inbox.is_empty() && !matches!(idle(worker, client, WARM).await, Idle::Readable) {
-            return Busy::Quiet;
+        if inbox.is_empty() {
+            if worker.env.is_crowded() {
+                return Busy::Aside;
+            }
+            if !matches!(idle(worker, client, WARM).await, Idle::Readable) {
+                return Busy::Quiet;
+            }
+            if worker.env.is_crowded() {
+                return Busy::Aside;
+            }
+            started = worker.env.now();
+        } else {
+            started = worker.env.now();
+            // Pipelined requests take turns with other connections.
+            worker.env.give_way(Turn::Pipelined).await;
         }
     }
 }
@@ -279,17 +305,18 @@ mod tests {
     use super::*;
     use crate::{environment::Ring, transport::socket::Socket};
 
-    fn future_size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+    fn future_size<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 
     /// What a connection takes while it is busy, without its buffers.
     #[test]
     fn the_state_of_a_busy_connection_is_small() {
-        let size =
-            future_size(|worker: &'static Worker<Ring>, client: &'static Socket, peer: &'static Peer| {
-                serve_busy(worker, client, peer)
-            });
+        let size = future_size(
+            |worker: &'static Worker<Ring>, client: &'static Socket, peer: &'static Peer, arrived| {
+                serve_busy(worker, client, peer, arrived)
+            },
+        );
         println!("busy connection: {size} bytes");
         assert!(size <= 5632, "{size} bytes");
     }

@@ -134,9 +134,9 @@ pub(crate) struct Underway {
 }
 
 impl Underway {
-    /// Whether a request should give way before it begins.
-    pub(crate) fn are_many(&self, now: Instant) -> bool {
-        self.count.get() >= REQUESTS_UNDERWAY && self.is_present(now)
+    /// Whether a request should give way before it begins. Few need no clock.
+    pub(crate) fn are_many(&self, now: impl FnOnce() -> Instant) -> bool {
+        self.count.get() >= REQUESTS_UNDERWAY && self.is_present(now())
     }
 
     /// One more; dropping what this returns says that it is answered.
@@ -202,12 +202,12 @@ mod tests {
     fn requests_give_way_while_many_are_under_way_and_not_to_long_polls() {
         let (underway, now) = (Underway::default(), Instant::now());
         let mut begun: Vec<_> = (0..REQUESTS_UNDERWAY).map(|_| underway.begin(now)).collect();
-        assert!(underway.are_many(now));
+        assert!(underway.are_many(|| now));
         begun.pop();
-        assert!(!underway.are_many(now), "one of them is answered");
+        assert!(!underway.are_many(|| now), "one of them is answered");
         begun.push(underway.begin(now));
         let later = now + CROWD_SPAN;
-        assert!(!underway.are_many(later), "they are long polls");
+        assert!(!underway.are_many(|| later), "they are long polls");
         begun.push(underway.begin(later));
         assert_eq!(underway.count.get(), 1);
         begun.drain(..REQUESTS_UNDERWAY);

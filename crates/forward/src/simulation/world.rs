@@ -267,7 +267,7 @@ impl Environment for Simulated {
         self.0.sleep_until(at)
     }
 
-    fn is_crowded(&self, _now: Instant) -> bool {
+    fn is_crowded(&self) -> bool {
         self.0.rng.once_in(20)
     }
 
