@@ -353,6 +353,9 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
     }
 
     fn record(&self, head_bytes: &[u8], next: Next) {
+        if !self.worker.log.is_on() {
+            return;
+        }
         let (snapshot, progress) = (&self.live.snapshot, &self.progress);
         let total = self.worker.env.now() - self.started;
         if snapshot.measures {

@@ -99,11 +99,13 @@ pub(crate) fn request(
     }
     let upgrade = head.upgrades();
     let forwards_left = max_forwards(head, head_bytes).unwrap_or(None);
-    for line in head.fields().iter().filter(|line| request_line_passes(line, head.version(), upgrade)) {
-        match forwards_left {
-            Some(left) if is_max_forwards(line, head_bytes) => push_max_forwards(left.saturating_sub(1), out),
-            _ => out.push_input(line.line),
-        }
+    let lines = head.fields().iter().filter(|line| request_line_passes(line, head.version(), upgrade));
+    match forwards_left {
+        None => out.push_input_lines(lines.map(|line| line.line)),
+        Some(left) => lines.for_each(|line| match is_max_forwards(line, head_bytes) {
+            true => push_max_forwards(left.saturating_sub(1), out),
+            false => out.push_input(line.line),
+        }),
     }
     if head.host().is_none() {
         out.push_owned(b"Host: ");
@@ -277,16 +279,12 @@ fn push_response_lines(head: &ResponseHead, upgraded: bool, out: &mut OutgoingHe
         out.push_owned(b"HTTP/1.1 ");
         out.push_input(head.status_line_tail());
     }
-    for line in head.fields() {
-        let passes = match line.known {
-            KnownField::Upgrade => upgraded,
-            KnownField::XRequestId => false,
-            _ => !line.hop_by_hop,
-        };
-        if passes {
-            out.push_input(line.line);
-        }
-    }
+    let passes = |line: &&FieldLine| match line.known {
+        KnownField::Upgrade => upgraded,
+        KnownField::XRequestId => false,
+        _ => !line.hop_by_hop,
+    };
+    out.push_input_lines(head.fields().iter().filter(passes).map(|line| line.line));
 }
 
 fn push_framing(framing: BodyFraming, out: &mut OutgoingHead) {

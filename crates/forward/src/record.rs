@@ -110,6 +110,11 @@ impl Log {
         Self { sender, batch: RefCell::default(), lines: Cell::new(0) }
     }
 
+    /// Whether anything becomes of a line.
+    pub(crate) fn is_on(&self) -> bool {
+        self.sender.is_some()
+    }
+
     /// Adds one line.
     pub(crate) fn write(&self, calendar: &Calendar, record: &Record<'_>) {
         let Some(sender) = &self.sender else { return };

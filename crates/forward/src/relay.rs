@@ -193,8 +193,9 @@ impl Message<'_> {
     }
 }
 
-/// Slices handed to one write. A head with more runs than this takes a second write.
-const SLICES_MAX: usize = 48;
+/// Slices handed to one write. A head with more runs than this, which leaves out a dozen lines here and there, takes a second
+/// write; making the array costs each of them.
+const SLICES_MAX: usize = 16;
 
 /// Writes all of `message`, as long as the receiver keeps its pace.
 pub(crate) async fn send<E: Environment, T: Transport>(

@@ -157,8 +157,7 @@ pub(crate) fn path<'b>(head: &RequestHead, head_bytes: &'b [u8]) -> &'b [u8] {
     if head.target_form() == TargetForm::Asterisk || head.path_prefix() == b"*" {
         return b"/";
     }
-    let target = head.path_and_query().of(head_bytes);
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let path = head.path().of(head_bytes);
     if path.is_empty() { b"/" } else { path }
 }
 
@@ -183,15 +182,19 @@ pub(crate) fn site(snapshot: &Snapshot, authority: Option<&[u8]>) -> Result<usiz
 
 /// Index of the site that claims a Host, if one does.
 pub(crate) fn claimed_site(snapshot: &Snapshot, authority: Option<&[u8]>) -> Option<usize> {
-    let mut lower = [0; HOST_BYTES_MAX];
     let host = without_port(authority.unwrap_or_default());
     // `example.com.` is the same host, said to be absolute (RFC 3986 §3.2.2).
     let host = host.strip_suffix(b".").unwrap_or(host);
-    // A longer host is in no table.
-    let lower = lower.get_mut(..host.len())?;
-    lower.copy_from_slice(host);
-    lower.make_ascii_lowercase();
-    snapshot.hosts.get(&*lower).copied()
+    // Nearly always it is in lower case already.
+    let index = snapshot.hosts.get(host).or_else(|| {
+        let mut lower = [0; HOST_BYTES_MAX];
+        // A longer host is in no table.
+        let lower = lower.get_mut(..host.len())?;
+        lower.copy_from_slice(host);
+        lower.make_ascii_lowercase();
+        snapshot.hosts.get(&*lower)
+    });
+    index.copied()
 }
 
 /// The answer that sends a client to the same target on `https` (RFC 9110 §15.4.9).
@@ -209,6 +212,10 @@ pub(crate) fn redirect(snapshot: &Snapshot, head: &RequestHead, head_bytes: &[u8
 
 /// `host` of a well-formed `host[:port]`; the brackets of an IPv6 address stay.
 fn without_port(authority: &[u8]) -> &[u8] {
+    // Most name no port, and end with a letter.
+    if authority.last().is_some_and(u8::is_ascii_alphabetic) {
+        return authority;
+    }
     match authority.iter().rposition(|byte| matches!(byte, b':' | b']')) {
         Some(at) if authority[at] == b':' => &authority[..at],
         _ => authority,
@@ -226,7 +233,16 @@ mod tests {
 
     #[test]
     fn a_port_is_taken_off_as_the_parser_would_do_it() {
-        for authority in ["example.com", "example.com:443", "[::1]", "[::1]:8448", "192.0.2.1:80", ""] {
+        for authority in [
+            "example.com",
+            "example.com:",
+            "example.com:443",
+            "example.com.",
+            "[::1]",
+            "[::1]:8448",
+            "192.0.2.1:80",
+            "",
+        ] {
             let host = Authority::split(authority.as_bytes()).map_or(&b""[..], |authority| authority.host);
             assert_eq!(super::without_port(authority.as_bytes()), host, "{authority}");
         }

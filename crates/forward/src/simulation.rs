@@ -27,7 +27,7 @@ mod world;
 
 use std::{
     cell::Cell,
-    collections::HashMap,
+    collections::BTreeMap,
     env,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
@@ -310,7 +310,7 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
             Upstream { servers: vec![server(2)], sends_proxy_header: false },
         ],
         sites: vec![Site { rules, host: Bytes::from_static(b"fallback.example") }],
-        hosts: HashMap::new(),
+        hosts: BTreeMap::new(),
         strict_hosts: false,
         trusted_proxies: Vec::new(),
         refusals: vec![RefusalAnswers::new(|refusal| answer(refusal.status()))],

@@ -4,7 +4,7 @@
 //! rules with opaque classes. An exchange keeps the snapshot that it started with.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -33,8 +33,9 @@ pub struct Snapshot {
     pub upstreams: Vec<Upstream>,
     /// Rule lists; the first is taken where no Host matches.
     pub sites: Vec<Site>,
-    /// Lower-case host without port → index into [`sites`](Self::sites).
-    pub hosts: HashMap<Box<[u8]>, usize>,
+    /// Lower-case host without port → index into [`sites`](Self::sites). A few names, all ours: comparing is less than
+    /// hashing.
+    pub hosts: BTreeMap<Box<[u8]>, usize>,
     /// A Host in none of [`hosts`](Self::hosts) is refused with [`Refusal::MisdirectedHost`](crate::respond::Refusal).
     pub strict_hosts: bool,
     /// Peers whose forwarding headers are believed.

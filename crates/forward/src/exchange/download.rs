@@ -1,6 +1,6 @@
 //! The response's way to the client.
 
-use std::{future::poll_fn, task::Poll};
+use std::{future::poll_fn, mem, task::Poll};
 
 use ringfence_http1::{BodyFraming, HeadError, HeadScan, KnownField, OutgoingHead, ResponseHead, Version};
 
@@ -75,7 +75,9 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             arrived = Some(part).filter(|part| part.start < part.end);
         };
         self.progress.status.set(Some(head.status()));
-        self.progress.answered.set(self.progress.asked_at.get().map(|at| self.worker.env.now() - at));
+        if self.worker.log.is_on() {
+            self.progress.answered.set(self.progress.asked_at.get().map(|at| self.worker.env.now() - at));
+        }
         if head.status() == 101 {
             self.upgrade(head, outgoing, arrived).await
         } else {
@@ -93,6 +95,8 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     ) -> Result<Arrived, Failure> {
         let limits = &self.live.snapshot.limits.head;
         let mut scan = HeadScan::new();
+        // For the first head the caller has waited.
+        let mut is_there = is_first;
         loop {
             if let Some(part) = &arrived
                 && head
@@ -101,7 +105,9 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             {
                 return arrived.ok_or(Failure::UpstreamClosed);
             }
-            self.await_answer(origin).await?;
+            if !mem::take(&mut is_there) {
+                self.await_answer(origin).await?;
+            }
             let mut part = arrived.take().unwrap_or_else(|| self.empty_buffer());
             if part.end == part.buffer.len() {
                 part = self.larger_buffer(&part)?;
