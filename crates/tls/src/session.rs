@@ -172,50 +172,49 @@ impl Session {
         if connection.protocol_version().is_none() && is_plain_text(incoming) {
             return Err(self.failed(SessionError::PlainHttp));
         }
-        // Where records end that rustls has decrypted.
-        let mut seen = self.held;
+        let mut window = self.window(incoming, self.held);
         loop {
             if incoming.len() < self.held {
                 // Only asked for plaintext: rustls would look for what it holds in `incoming`.
                 return Ok(Some(false));
             }
             if let Some(is_full) = self.is_full(plaintext, progress) {
-                return Ok(Some(is_full || complete_records_end(incoming, seen) > progress.consumed));
+                return Ok(Some(is_full || window.records_end > progress.consumed));
             }
             if self.reading == Half::Closed {
                 // RFC 8446 §6.1: what follows a closure alert is ignored.
                 progress.consumed = incoming.len();
                 return Ok(Some(false));
             }
-            let shown = self.shown_end(incoming, seen.max(progress.consumed));
-            let step = self.step(
-                &mut incoming[progress.consumed..shown],
-                &mut plaintext[progress.produced..],
-                outgoing,
-            );
+            let shown = &mut incoming[progress.consumed..window.end];
+            let step = self.step(shown, &mut plaintext[progress.produced..], outgoing);
             let step = step.map_err(|error| self.refused(error, outgoing))?;
             progress.consumed += step.consumed;
             progress.produced += step.produced;
             self.held = 0;
             if self.is_complete_tls13() {
+                debug_assert_eq!(progress.consumed, window.end, "the Finished ends its record");
                 self.take_over()?;
                 return Ok(None);
             }
-            if step.is_blocked {
-                seen = complete_records_end(&incoming[..shown], seen.max(progress.consumed));
-                if shown == incoming.len() {
-                    self.held = seen - progress.consumed;
-                    self.check_held(incoming.len() - progress.consumed, outgoing)?;
-                    return Ok(Some(false));
-                }
+            if step.is_blocked && window.end < incoming.len() {
+                window = self.window(incoming, window.records_end);
+            } else if step.is_blocked {
+                self.held = window.records_end - progress.consumed;
+                self.check_held(incoming.len() - progress.consumed, outgoing)?;
+                return Ok(Some(false));
             }
         }
     }
 
-    /// How far rustls may look: in a handshake at one record after the other, because the first one behind the client's
-    /// `Finished` is not for it.
-    fn shown_end(&self, incoming: &[u8], start: usize) -> usize {
-        if self.is_handshaking() { next_record_end(incoming, start) } else { incoming.len() }
+    /// What rustls is shown next, given that it has looked at everything before `start`: before TLS 1.2 is open, one record
+    /// after the other, because in TLS 1.3 the first one behind the client's `Finished` is not for it.
+    ///
+    /// To be found out beforehand: rustls moves parts of messages together, over the headers between them.
+    fn window(&self, incoming: &[u8], start: usize) -> Window {
+        let is_open = !self.is_handshaking() && self.version() == Some(Version::Tls12);
+        let end = if is_open { incoming.len() } else { next_record_end(incoming, start) };
+        Window { end, records_end: complete_records_end(&incoming[..end], start) }
     }
 
     /// Whether a handshake of TLS 1.3 is complete and all that it has to say has been said. rustls has then seen nothing
@@ -572,6 +571,13 @@ const DECODE_ERROR: u8 = 50;
 /// A fatal alert in the clear (RFC 8446 §5.1, §6).
 const fn plain_alert(description: u8) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, description]
+}
+
+/// What rustls is shown of `incoming`.
+struct Window {
+    end: usize,
+    /// Where the last complete record in it ends. rustls looks at all of these, even when it does not let go of them yet.
+    records_end: usize,
 }
 
 /// How far one call has come.

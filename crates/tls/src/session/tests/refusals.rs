@@ -244,6 +244,24 @@ fn sending_works_while_a_handshake_message_is_unfinished() {
     }
 }
 
+/// rustls keeps such a record, and from then on drops less than it has looked at.
+#[test]
+fn an_empty_handshake_fragment_of_tls_1_2_changes_nothing() {
+    for piece_bytes in [1, 1000] {
+        let (mut forger, mut server) = forger(TLS12);
+        for text in [&b"a request"[..], b"another"] {
+            let records = [forger.record(HANDSHAKE, b""), forger.record(DATA, text)].concat();
+            records.chunks(piece_bytes).for_each(|piece| server.feed(piece).unwrap());
+            server.send(b"an answer");
+        }
+        assert_eq!(server.data, b"a requestanother");
+        server.feed(&forger.record(ALERT, &[1, 0])).unwrap();
+        assert!(server.session.has_peer_closed());
+        server.session.close_notify(&mut server.outgoing);
+        server.feed(b"").unwrap();
+    }
+}
+
 #[test]
 fn closing_works_while_a_handshake_message_is_unfinished() {
     for (version, overhead) in [(TLS12, 5 + 8 + 16), (TLS13, 5 + 1 + 16)] {
