@@ -67,6 +67,11 @@ impl Client {
         Client::tls_over(stream, name, config)
     }
 
+    /// Speaks TLS over a connection that is open already.
+    pub fn tls_on(stream: TcpStream, name: &str) -> Result<Client, String> {
+        Client::tls_over(stream, name, Authority::shared().client_config())
+    }
+
     /// The same with bytes that go ahead of the handshake, in one segment with its beginning.
     pub fn tls_behind(first: &[u8], to: SocketAddr, name: &str) -> Result<Client, String> {
         let stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(|error| error.to_string())?;

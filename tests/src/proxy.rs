@@ -2,7 +2,9 @@
 
 use std::env;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -31,6 +33,8 @@ pub struct ProxyBuilder {
     certificates: Vec<Vec<String>>,
     listeners: Vec<ListenerSpec>,
     environment: Vec<(String, String)>,
+    has_admin: bool,
+    has_own_binary: bool,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub struct Proxy {
     pub certificates: Vec<crate::authority::Certificate>,
     child: Child,
     folder: TempDir,
+    /// What it was started from.
+    binary: PathBuf,
     /// Whether its log has what it says when it is up.
     says_when_serving: bool,
     _places: Vec<Place>,
@@ -84,6 +90,8 @@ impl Proxy {
             certificates: Vec::new(),
             listeners: vec![ListenerSpec::new("role = \"client\"", false, Place::v4())],
             environment: Vec::new(),
+            has_admin: false,
+            has_own_binary: false,
         }
     }
 
@@ -113,8 +121,12 @@ impl Proxy {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let _ = kill_process(pid.expect("a process id"), signal);
+        send(self.child.id(), signal);
+    }
+
+    /// Sends a signal to the process that serves now.
+    pub fn signal_newest(&self, signal: Signal) {
+        send(self.newest(), signal);
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -162,6 +174,121 @@ impl Proxy {
         read_text(&path).lines().map(str::to_owned).collect()
     }
 
+    /// The folder of its configuration, certificates, logs and admin socket.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The text of its config file.
+    #[must_use]
+    pub fn config(&self) -> String {
+        read_text(&self.folder.path().join(CONFIG))
+    }
+
+    /// Writes another config file, for the next reload or upgrade.
+    pub fn set_config(&self, text: &str) {
+        fs::write(self.folder.path().join(CONFIG), text).expect("the configuration is written");
+    }
+
+    /// The binary that it was started from and that follows in an upgrade.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Runs `ringfence COMMAND` with its config file until that ends.
+    #[must_use]
+    pub fn command(&self, command: &str) -> Output {
+        ringfence(&[command, "--config", &self.folder.path().join(CONFIG).to_string_lossy()])
+    }
+
+    /// Runs `ringfence COMMAND`, which has to succeed, and returns what it says.
+    pub fn tell(&self, command: &str) -> String {
+        let output = self.command(command);
+        let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{command}: {}", told(&output.stderr));
+        told(&output.stdout)
+    }
+
+    /// What the admin socket answers to a GET; `None` when there is no answer.
+    #[must_use]
+    pub fn admin(&self, path: &str) -> Option<String> {
+        let mut stream = UnixStream::connect(self.admin_socket()).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.split_once("\r\n\r\n").map(|(_, content)| content.to_owned())
+    }
+
+    /// Where the admin socket is.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.folder.path().join(ADMIN_SOCKET)
+    }
+
+    /// A number on the admin socket's `/metrics`: the line that begins like this.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> f64 {
+        let page = self.admin("/metrics").unwrap_or_default();
+        let line = page.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|rest| rest.trim().parse().ok());
+        number.unwrap_or_else(|| panic!("/metrics has no number for {name}:\n{page}"))
+    }
+
+    /// The processes that have taken over so far, the first one last.
+    #[must_use]
+    pub fn followers(&self) -> Vec<u32> {
+        let log = self.stderr();
+        let pid = |line: &str| line.split_once("process ")?.1.split_once(" has taken over")?.0.parse().ok();
+        log.lines().filter_map(pid).collect()
+    }
+
+    /// The process that serves now: the one that was started, or the last that has taken over.
+    #[must_use]
+    pub fn newest(&self) -> u32 {
+        self.followers().last().copied().unwrap_or_else(|| self.pid())
+    }
+
+    /// Whether this process is one of this proxy's and still runs.
+    #[must_use]
+    pub fn is_running(&self, pid: u32) -> bool {
+        let arguments = read_text(Path::new(&format!("/proc/{pid}/cmdline")));
+        arguments.contains(&*self.folder.path().to_string_lossy())
+    }
+
+    /// Whether this process holds descriptors: one that has ended holds none, also while nobody has waited for it.
+    #[must_use]
+    pub fn has_sockets(&self, pid: u32) -> bool {
+        fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Kills the process that was started last, and waits for it as a service manager does.
+    pub fn kill(&mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).expect("a child can be killed");
+    }
+
+    /// Starts the binary once more with the same files, as a service manager does when a service has died. The process
+    /// before is left alone.
+    pub fn start_again(&mut self) {
+        let mut command = Command::new(&self.binary);
+        command.args(["run", "--config"]).arg(self.folder.path().join(CONFIG)).stdin(Stdio::null());
+        let log =
+            fs::File::create(self.folder.path().join("stderr")).expect("a file in the temporary folder");
+        self.child = command.stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts");
+        self.says_when_serving = true;
+        self.wait_until_listening();
+    }
+
+    /// Every process of this proxy that runs: the one that was started, those that follow, those that are about to.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|&pid| self.is_running(pid)).collect()
+    }
+
     /// Resident memory, in KiB.
     #[must_use]
     pub fn resident_kib(&self) -> u64 {
@@ -181,6 +308,11 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let status = self.child.wait();
+        // Those that follow are nobody's children any more.
+        self.followers()
+            .into_iter()
+            .filter(|&pid| self.is_running(pid))
+            .for_each(|pid| send(pid, Signal::KILL));
         let ended_early = status.is_ok_and(|status| status.signal().is_none() && !status.success());
         let panicked = self.has_panicked();
         if thread::panicking() || ended_early || panicked {
@@ -271,6 +403,18 @@ impl ProxyBuilder {
         self
     }
 
+    /// Opens the admin listener on a Unix socket in the proxy's folder.
+    pub fn admin(mut self) -> ProxyBuilder {
+        self.has_admin = true;
+        self
+    }
+
+    /// Starts it from a copy of the binary, in its folder, that the test may replace.
+    pub fn own_binary(mut self) -> ProxyBuilder {
+        self.has_own_binary = true;
+        self
+    }
+
     /// Sets an environment variable of the process.
     pub fn env(mut self, name: &str, value: &str) -> ProxyBuilder {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -284,7 +428,11 @@ impl ProxyBuilder {
         let certificates = self.write_certificates(folder.path());
         fs::write(folder.path().join(CONFIG), self.config(folder.path()))
             .expect("the configuration is written");
-        let mut command = Command::new(binary());
+        let binary = match self.has_own_binary {
+            true => copy_of(binary(), folder.path()),
+            false => binary().to_owned(),
+        };
+        let mut command = Command::new(&binary);
         command.args(["run", "--config"]).arg(folder.path().join(CONFIG)).stdin(Stdio::null());
         command.stdout(create(folder.path(), "stdout")).stderr(create(folder.path(), "stderr"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -293,8 +441,16 @@ impl ProxyBuilder {
         let places: Vec<Place> = self.listeners.into_iter().map(|listener| listener.place).collect();
         let addresses: Vec<SocketAddr> = places.iter().map(Place::address).collect();
         let address = addresses[0];
-        let mut proxy =
-            Proxy { address, addresses, certificates, child, folder, says_when_serving, _places: places };
+        let mut proxy = Proxy {
+            address,
+            addresses,
+            certificates,
+            child,
+            folder,
+            binary,
+            says_when_serving,
+            _places: places,
+        };
         proxy.wait_until_listening();
         proxy
     }
@@ -323,6 +479,9 @@ impl ProxyBuilder {
         let mut config = format!("{}[server]\nworkers = {}\n", self.top, self.workers);
         if !self.server.contains("access_log =") {
             config += &format!("access_log = \"{}\"\n", folder.join("access.log").display());
+        }
+        if self.has_admin {
+            config += &format!("admin = \"unix:{}\"\n", folder.join(ADMIN_SOCKET).display());
         }
         config += &self.server;
         config += &format!("[limits]\n{}[timeouts]\n{}", self.limits, self.timeouts);
@@ -398,6 +557,22 @@ pub fn ringfence(arguments: &[&str]) -> Output {
     child.wait_with_output().expect("a child's output can be read")
 }
 
+/// Sends a signal to a process of a test's.
+pub fn send(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let _ = kill_process(pid.expect("a process id"), signal);
+}
+
+/// A copy of the binary in `folder`. Another path, so that another file there can take its place.
+fn copy_of(binary: &Path, folder: &Path) -> PathBuf {
+    let copy = folder.join("ringfence");
+    // A link costs no time; what replaces it is renamed over it, so that the original is never written to.
+    if fs::hard_link(binary, &copy).is_err() {
+        fs::copy(binary, &copy).expect("the binary can be copied");
+    }
+    copy
+}
+
 /// The binary under test: `$RINGFENCE`, or the one next to this executable, built now if its sources are newer.
 #[must_use]
 pub fn binary() -> &'static Path {
@@ -460,7 +635,11 @@ fn create(folder: &Path, name: &str) -> fs::File {
     fs::File::create(folder.join(name)).expect("a file in the temporary folder")
 }
 
+/// Empty for what is no file: a pipe would not end.
 fn read_text(path: &Path) -> String {
+    if !fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+        return String::new();
+    }
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
@@ -468,6 +647,9 @@ fn push_lines(to: &mut String, lines: &str) {
     to.push_str(lines);
     to.push('\n');
 }
+
+/// The name of the admin socket in the folder of a test's proxy.
+const ADMIN_SOCKET: &str = "admin.sock";
 
 /// The name of the configuration file in the folder of a test's proxy.
 pub const CONFIG: &str = "ringfence.toml";
