@@ -23,7 +23,7 @@ use crate::{
     peer::Peer,
     relay::read_now,
     respond::Refusal,
-    transport::Transport,
+    transport::{Transport, socket::looking_at_sockets},
     turns::Turn,
     worker::{Live, Worker},
 };
@@ -76,7 +76,14 @@ async fn idle<E: Environment>(worker: &Worker<E>, client: &impl Transport, patie
         if client.poll_readable(cx).is_ready() {
             return Poll::Ready(Idle::Readable);
         }
-        if worker.draining.get() { Poll::Ready(Idle::Over) } else { Poll::Pending }
+        if !worker.draining.get() {
+            return Poll::Pending;
+        }
+        // A request that has come is served, also when the ring has not told of it yet.
+        Poll::Ready(match looking_at_sockets(|| client.poll_readable(cx)) {
+            Poll::Ready(()) => Idle::Readable,
+            Poll::Pending => Idle::Over,
+        })
     });
     within(&worker.env, patience, readable).await.unwrap_or(Idle::Over)
 }

@@ -76,6 +76,7 @@ pub(crate) async fn accept_loop(
     let _registration = worker.wakers.register().await;
     // Descriptors or memory are short; told when it begins and when it ends.
     let mut starved = false;
+    let mut accept = || accept_some(&worker, &gate, &socket, listener, &mut starved);
     loop {
         let closed = poll_fn(|cx| match socket.poll_readable(cx) {
             _ if worker.is_closed(listener) => Poll::Ready(true),
@@ -83,36 +84,68 @@ pub(crate) async fn accept_loop(
             Poll::Pending => Poll::Pending,
         });
         if closed.await {
-            if !is_lent && !worker.handed_over.get() {
-                // Dropping it is not enough: the ring's own hold on it would keep the backlog filling.
-                socket.stop_listening();
-            }
-            worker.listening.set(worker.listening.get() - 1);
-            return;
+            break;
         }
-        for _ in 0..ACCEPTS_PER_TURN {
-            match socket.accept() {
-                Ok((connection, Some(address))) => {
-                    if std::mem::take(&mut starved) {
-                        tracing::warn!("connections are accepted again");
-                    }
-                    admit(&worker, &gate, connection, address, listener);
-                }
-                Ok((_, None)) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The client gave up between its handshake and now.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    if !std::mem::replace(&mut starved, true) {
-                        tracing::warn!(%error, "cannot accept connections; trying again every {ACCEPT_PAUSE:?}");
-                    }
-                    monoio::time::sleep(ACCEPT_PAUSE).await;
-                    break;
-                }
-            }
+        if accept() == Backlog::OutOfReach {
+            monoio::time::sleep(ACCEPT_PAUSE).await;
         }
         worker.env.give_way(Turn::Accept).await;
     }
+    // Whoever holds it too will serve what waits there.
+    let is_left_to_others = is_lent && worker.draining.get();
+    if !is_left_to_others {
+        // Who has connected in time would be reset. As many as a backlog holds: others may come faster than they are accepted.
+        for _ in 0..LISTEN_BACKLOG as usize / ACCEPTS_PER_TURN {
+            if accept() != Backlog::MayHoldMore {
+                break;
+            }
+        }
+    }
+    if !is_lent && !worker.handed_over.get() {
+        // Dropping it is not enough: the ring's own hold on it would keep the backlog filling.
+        socket.stop_listening();
+    }
+    worker.has_stopped_accepting(listener);
+}
+
+/// What is known of a backlog after some of it was accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Backlog {
+    Empty,
+    MayHoldMore,
+    /// Nothing can be accepted at present.
+    OutOfReach,
+}
+
+/// Accepts as many connections as one turn has.
+fn accept_some(
+    worker: &Rc<Worker<Ring>>,
+    gate: &Arc<Gate>,
+    socket: &Socket,
+    listener: usize,
+    starved: &mut bool,
+) -> Backlog {
+    for _ in 0..ACCEPTS_PER_TURN {
+        match socket.accept() {
+            Ok((connection, Some(address))) => {
+                if std::mem::take(starved) {
+                    tracing::warn!("connections are accepted again");
+                }
+                admit(worker, gate, connection, address, listener);
+            }
+            Ok((_, None)) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Backlog::Empty,
+            // The client gave up between its handshake and now.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if !std::mem::replace(starved, true) {
+                    tracing::warn!(%error, "cannot accept connections; trying again every {ACCEPT_PAUSE:?}");
+                }
+                return Backlog::OutOfReach;
+            }
+        }
+    }
+    Backlog::MayHoldMore
 }
 
 fn admit(

@@ -46,8 +46,8 @@ pub(crate) struct Worker<E: Environment> {
     pub(crate) draining: Cell<bool>,
     /// The time for draining is over: what is in flight ends now.
     pub(crate) cut: Cell<bool>,
-    /// Sockets being accepted from.
-    pub(crate) listening: Cell<usize>,
+    /// The listener of each socket that is accepted from.
+    pub(crate) accepting: RefCell<Vec<usize>>,
     /// Connections being served.
     pub(crate) open: Cell<usize>,
     /// Connections over a limit that are being told so.
@@ -110,7 +110,7 @@ impl<E: Environment> Worker<E> {
             handed_over: Cell::new(false),
             draining: Cell::new(false),
             cut: Cell::new(false),
-            listening: Cell::new(0),
+            accepting: RefCell::default(),
             open: Cell::new(0),
             turned_away: Cell::new(0),
             wakers: Wakers::default(),
@@ -150,9 +150,23 @@ impl<E: Environment> Worker<E> {
         self.live.borrow().snapshot.listeners[listener].retired.then_some("listener-removed")
     }
 
+    /// Whether connections are still accepted for listeners that are configured no more.
+    pub(crate) fn accepts_for_retired(&self) -> bool {
+        let listeners = &self.live.borrow().snapshot.listeners;
+        self.accepting.borrow().iter().any(|listener| listeners[*listener].retired)
+    }
+
+    /// Accepts from no socket of this listener any more, or from one less.
+    pub(crate) fn has_stopped_accepting(&self, listener: usize) {
+        let mut accepting = self.accepting.borrow_mut();
+        if let Some(index) = accepting.iter().position(|other| *other == listener) {
+            accepting.swap_remove(index);
+        }
+    }
+
     /// Whether nothing is accepted and nothing is served any more.
     pub(crate) fn is_done(&self) -> bool {
-        self.listening.get() + self.open.get() == 0
+        self.accepting.borrow().is_empty() && self.open.get() == 0
     }
 
     /// Writes down what is not counted as it happens.

@@ -26,6 +26,7 @@ use crate::{
     relay::read_now,
     snapshot::Snapshot,
     transport::{Transport, socket::Socket},
+    turns::Turn,
     worker::Worker,
 };
 
@@ -298,7 +299,7 @@ impl Seat {
     fn accept_from(&self, worker: &Rc<Worker<Ring>>, socket: ListenerSocket) -> io::Result<()> {
         let ListenerSocket { listener, socket, is_lent } = socket;
         let (worker, gate, socket) = (worker.clone(), self.gate.clone(), Socket::new(socket)?);
-        worker.listening.set(worker.listening.get() + 1);
+        worker.accepting.borrow_mut().push(listener);
         drop(monoio::spawn(listen::accept_loop(worker, gate, socket, listener, is_lent)));
         Ok(())
     }
@@ -314,7 +315,7 @@ impl Seat {
                     worker.drain();
                     break;
                 }
-                Some(_) => drop(within(&worker.env, DRAIN_LOOK, bell.readable()).await),
+                Some(_) => drop(within(&worker.env, HAND_OVER_LOOK, bell.readable()).await),
             }
             let mut rings = [0; 16];
             let hung_up = matches!(read_now(bell, &mut rings).await, Some(Ok(0) | Err(_)));
@@ -322,6 +323,10 @@ impl Seat {
                 match message {
                     Message::Apply { snapshot, sockets, done } => {
                         worker.apply(snapshot);
+                        // Who asked may bind the addresses of retired listeners again, which takes that they are free.
+                        while worker.accepts_for_retired() {
+                            worker.env.give_way(Turn::Accept).await;
+                        }
                         for socket in sockets {
                             if let Err(error) = self.accept_from(worker, socket) {
                                 tracing::error!(%error, "a listener cannot be accepted from");
@@ -392,6 +397,10 @@ async fn tick(worker: Rc<Worker<Ring>>) {
 
 /// How long clients have, when the time for draining is over, to take what they are told.
 const DRAIN_LAST: Duration = Duration::from_secs(1);
+
+/// How often a worker that has handed over looks whether its last connection has ended: for some minutes, beside others
+/// that do the work.
+const HAND_OVER_LOOK: Duration = Duration::from_millis(100);
 
 /// How often a draining worker looks whether its last connection has ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
