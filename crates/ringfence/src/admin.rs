@@ -44,12 +44,28 @@ pub(crate) struct Listener {
 }
 
 enum At {
-    Unix(UnixListener, PathBuf),
+    Unix(UnixSocket),
     Tcp(TcpListener),
 }
 
-/// Binds what the configuration names. `follows`: the process before this one may still listen there; it is superseded.
-/// Must be called with a runtime around it.
+/// A socket that is bound beside the path where it will be.
+struct UnixSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Where it is until it is [published](Listener::publish).
+    beside: Option<PathBuf>,
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        if let Some(beside) = &self.beside {
+            let _ = fs::remove_file(beside);
+        }
+    }
+}
+
+/// Binds what the configuration names. `follows`: the process before this one still listens there, until the listener is
+/// [published](Listener::publish). Must be called with a runtime around it.
 ///
 /// # Errors
 /// When a place that the configuration names cannot be had. The usual one is done without.
@@ -62,7 +78,7 @@ pub(crate) fn bind(admin: &Admin, follows: bool) -> Result<Option<Listener>, Str
         Admin::Usual => {
             let path = admin.socket().unwrap_or(Path::new(""));
             match path.parent().is_some_and(Path::is_dir).then(|| bind_unix(path, follows)) {
-                Some(Ok(listener)) => At::Unix(listener, path.to_owned()),
+                Some(Ok(socket)) => At::Unix(socket),
                 Some(Err(error)) => {
                     tracing::warn!(path = %path.display(), %error, "no admin socket; server.admin names another place, or \"off\"");
                     return Ok(None);
@@ -74,7 +90,7 @@ pub(crate) fn bind(admin: &Admin, follows: bool) -> Result<Option<Listener>, Str
             }
         }
         Admin::Unix(path) => match bind_unix(path, follows) {
-            Ok(listener) => At::Unix(listener, path.clone()),
+            Ok(socket) => At::Unix(socket),
             Err(error) => {
                 let path = path.display();
                 return Err(format!(
@@ -83,7 +99,12 @@ pub(crate) fn bind(admin: &Admin, follows: bool) -> Result<Option<Listener>, Str
             }
         },
     };
-    Ok(Some(Listener { at }))
+    let mut listener = Listener { at };
+    if !follows {
+        // Now there may still be the right to.
+        listener.publish()?;
+    }
+    Ok(Some(listener))
 }
 
 fn bind_tcp(address: SocketAddr, follows: bool) -> io::Result<TcpListener> {
@@ -101,9 +122,9 @@ fn bind_tcp(address: SocketAddr, follows: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Binds beside the path and renames into place, so that there is never no socket, and one that a crashed process has left
+/// Binds beside the path, to be renamed into place, so that there is never no socket, and one that a crashed process has left
 /// is replaced.
-fn bind_unix(path: &Path, follows: bool) -> io::Result<UnixListener> {
+fn bind_unix(path: &Path, follows: bool) -> io::Result<UnixSocket> {
     if !follows && std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "another ringfence listens there"));
     }
@@ -114,26 +135,41 @@ fn bind_unix(path: &Path, follows: bool) -> io::Result<UnixListener> {
     let beside = path.with_extension(format!("{}.new", std::process::id()));
     let listener = UnixListener::bind(&beside)?;
     fs::set_permissions(&beside, fs::Permissions::from_mode(SOCKET_MODE))?;
-    fs::rename(&beside, path)?;
-    Ok(listener)
+    Ok(UnixSocket { listener, path: path.to_owned(), beside: Some(beside) })
 }
 
 /// The owner's and the group's: those who may reload.
 const SOCKET_MODE: u32 = 0o660;
 
 impl Listener {
+    /// Puts the socket into its place: to be called when nothing can go wrong any more, since the process before this one is
+    /// not heard there afterwards.
+    pub(crate) fn publish(&mut self) -> Result<(), String> {
+        let At::Unix(socket) = &mut self.at else { return Ok(()) };
+        if let Some(beside) = &socket.beside {
+            let path = socket.path.display();
+            fs::rename(beside, &socket.path).map_err(|error| format!("server.admin: {path}: {error}"))?;
+        }
+        socket.beside = None;
+        Ok(())
+    }
+
     /// Makes the socket that of the user whom this process will be, so that the process after the next upgrade can
     /// replace it.
     pub(crate) fn give_to(&self, user: &str) -> Result<(), String> {
-        let At::Unix(_, path) = &self.at else { return Ok(()) };
+        let At::Unix(UnixSocket { path, beside, .. }) = &self.at else { return Ok(()) };
         let failed = |error: &dyn std::fmt::Display| {
             format!("server.admin: {} cannot be given to {user}: {error}", path.display())
         };
         let Some(user) = nix::unistd::User::from_name(user).map_err(|error| failed(&error))? else {
             return Ok(());
         };
-        std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-            .map_err(|error| failed(&error))
+        std::os::unix::fs::chown(
+            beside.as_ref().unwrap_or(path),
+            Some(user.uid.as_raw()),
+            Some(user.gid.as_raw()),
+        )
+        .map_err(|error| failed(&error))
     }
 }
 
@@ -164,7 +200,7 @@ impl Server {
     pub(crate) fn start(listener: Listener, view: Arc<View>, commands: mpsc::Sender<Command>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let socket = match &listener.at {
-            At::Unix(_, path) => Some(path.clone()),
+            At::Unix(socket) => Some(socket.path.clone()),
             At::Tcp(_) => None,
         };
         let may_command = socket.is_some();
@@ -193,7 +229,7 @@ async fn accept(listener: Listener, site: Arc<Site>, mut stopped: watch::Receive
         let site = site.clone();
         let accepted = async {
             match &listener.at {
-                At::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+                At::Unix(socket) => socket.listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
                 At::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
             }
         };

@@ -49,11 +49,12 @@ fn serve(config: Config, start: &Start) -> Result<(), Box<dyn Error>> {
     let successor = Successor::find()?;
     let workers = worker_count(&config.server);
     // Before there are threads: it takes variables out of the environment.
-    let mut sockets = Sockets::inherit(workers, start.is_lent)?;
+    let mut sockets = Sockets::inherit(workers, start.lent)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Early, so that no signal finds a process that is half started and dies of it.
     let mut signals = runtime.block_on(async { Signals::new() })?;
 
+    let watched = watch::watch(&config);
     let certificates = check::look_around(&config)?;
     for certificate in &certificates {
         if let Some(problem) = certificate.validity_problem(SystemTime::now()) {
@@ -66,7 +67,7 @@ fn serve(config: Config, start: &Start) -> Result<(), Box<dyn Error>> {
     let by_worker = sockets.open(&snapshot, None)?;
     sockets.close_unwanted();
     let (log, writer) = access_log::open(&config.server)?.unzip();
-    let admin = {
+    let mut admin = {
         let _inside = runtime.enter();
         admin::bind(&config.server.admin, start.follows())?
     };
@@ -82,11 +83,18 @@ fn serve(config: Config, start: &Start) -> Result<(), Box<dyn Error>> {
         tracing::info!(address = %listener.address, tls = listener.tls.is_some(), "listening");
     }
     tracing::info!(workers, version = env!("CARGO_PKG_VERSION"), "serving");
+    if let Some(admin) = &mut admin {
+        admin.publish()?;
+    }
     start.succeeded();
 
     let running = Running::new(config, snapshot, certificates);
-    let control = Control::new(running, started, sockets, log.clone(), log_writer, successor, recent);
-    let totals = runtime.block_on(control.serve(admin, &mut signals))?;
+    let log_ends = log.clone().zip(log_writer);
+    let control = Control::new(running, watched, started, sockets, log_ends, successor, recent);
+    let totals = runtime.block_on(control.serve(admin, &mut signals));
+    // A file or a name that is still waited for is of no interest any more.
+    runtime.shutdown_background();
+    let totals = totals?;
     let lines_dropped = log.as_ref().map_or(0, ringfence_forward::LogSender::lines_dropped);
     tracing::info!(
         connections = totals.connections,

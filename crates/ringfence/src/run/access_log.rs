@@ -157,9 +157,11 @@ impl Writer {
 }
 
 impl Running {
-    /// Lets the lines from the next batch on go to a new file of the same name: the old one has been moved away.
-    pub(super) fn reopen(&self) {
-        self.reopen.store(true, Ordering::Relaxed);
+    /// Lets the lines from the next batch on go to a new file of the same name, whenever it is called: the old one has been
+    /// moved away.
+    pub(super) fn reopener(&self) -> impl Fn() + Send + 'static {
+        let reopen = self.reopen.clone();
+        move || reopen.store(true, Ordering::Relaxed)
     }
 
     /// Waits until everything handed over is written. The log's end has to be said before.

@@ -17,13 +17,14 @@ use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
-    task, time,
+    task,
+    time::{self, MissedTickBehavior},
 };
 
 use super::{
     access_log,
     sockets::Sockets,
-    upgrade::Successor,
+    upgrade::{Follower, Successor},
     watch::{self, Watched},
 };
 use crate::{
@@ -54,11 +55,12 @@ impl Running {
     }
 
     /// Reads the config file again, whole. Waits for files and name lookups.
-    fn read_anew(&self) -> Result<Running, Box<dyn Error + Send + Sync>> {
+    fn read_anew(&self) -> Result<(Running, Vec<Watched>), Box<dyn Error + Send + Sync>> {
         let config = config::load(&self.config.file)?;
+        let watched = watch::watch(&config);
         let certificates = check::look_around(&config)?;
         let snapshot = presets::snapshot(&config, certificates.clone(), Some(&self.snapshot))?;
-        Ok(self.followed_by(Arc::new(config), snapshot, certificates))
+        Ok((self.followed_by(Arc::new(config), snapshot, certificates), watched))
     }
 }
 
@@ -97,7 +99,8 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     reload: Signal,
-    reopen: Signal,
+    /// Heard by a task of its own: nothing holds it up.
+    reopen: Option<Signal>,
     upgrade: Signal,
 }
 
@@ -108,7 +111,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             reload: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
+            reopen: Some(signal(SignalKind::user_defined1())?),
             upgrade: signal(SignalKind::user_defined2())?,
         })
     }
@@ -119,6 +122,22 @@ impl Signals {
             _ = self.interrupt.recv() => (),
         }
     }
+
+    /// What is still heard by a process that ends.
+    async fn late(&mut self) -> Late {
+        tokio::select! {
+            _ = self.terminate.recv() => Late::End,
+            _ = self.interrupt.recv() => Late::End,
+            _ = self.reload.recv() => Late::Reload,
+        }
+    }
+}
+
+enum Late {
+    /// It is to be faster.
+    End,
+    /// Who sent it did not know yet that another process serves.
+    Reload,
 }
 
 /// Who holds the reins.
@@ -135,27 +154,32 @@ pub(super) struct Control {
     view: Arc<View>,
 }
 
+/// Something to do that may take its time.
+enum Task {
+    Command(CommandKind, Option<oneshot::Sender<Result<String, String>>>),
+    LookAfterCertificates,
+}
+
 /// Why serving ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     /// Somebody said so.
     Told,
     /// Another process serves now.
-    HandedOver,
+    HandedOver(Follower),
 }
 
 impl Control {
     pub(super) fn new(
         running: Running,
+        watched: Vec<Watched>,
         workers: Workers,
         sockets: Sockets,
-        log: Option<LogSender>,
-        log_writer: Option<access_log::Running>,
+        log: Option<(LogSender, access_log::Running)>,
         successor: Successor,
         recent: Recent,
     ) -> Self {
+        let (log, log_writer) = log.unzip();
         let view = View::new(running.clone(), workers.counters(), log.clone(), recent);
-        let watched = watch_files(&running.config);
         Self {
             running,
             workers,
@@ -176,41 +200,67 @@ impl Control {
         signals: &mut Signals,
     ) -> io::Result<Totals> {
         let (commands, mut asked) = mpsc::channel(COMMANDS_MAX);
-        let admin = admin.map(|listener| admin::Server::start(listener, self.view.clone(), commands.clone()));
+        let admin = admin.map(|listener| admin::Server::start(listener, self.view.clone(), commands));
+        self.reopen_log_on(signals.reopen.take());
         notify(&[NotifyState::Ready]);
         let mut look = time::interval(watch::LOOK);
+        // Two looks in a row would not tell whether a file stays as it is.
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
-            tokio::select! {
+            let task = tokio::select! {
                 _ = signals.terminate.recv() => break End::Told,
                 _ = signals.interrupt.recv() => break End::Told,
-                _ = signals.reload.recv() => drop(self.reload().await),
-                _ = signals.reopen.recv() => self.reopen_log(),
-                _ = signals.upgrade.recv() => if self.upgrade().await.is_ok() { break End::HandedOver },
-                Some(command) = asked.recv() => {
-                    let done = match command.kind {
-                        CommandKind::Reload => self.reload().await,
-                        CommandKind::Upgrade => self.upgrade().await,
-                    };
-                    let ends = command.kind == CommandKind::Upgrade && done.is_ok();
-                    // Who asked may be gone.
-                    let _ = command.answer.send(done);
-                    if ends {
-                        break End::HandedOver;
-                    }
-                }
+                _ = signals.reload.recv() => Task::Command(CommandKind::Reload, None),
+                _ = signals.upgrade.recv() => Task::Command(CommandKind::Upgrade, None),
+                Some(Command { kind, answer }) = asked.recv() => Task::Command(kind, Some(answer)),
                 _ = look.tick() => {
                     if self.workers.has_lost_one() {
                         break End::Told;
                     }
-                    self.look_after_certificates().await;
+                    Task::LookAfterCertificates
                 }
+            };
+            // A name server that does not answer, or a new process that does not start, holds up everything but the end.
+            tokio::select! {
+                () = signals.end() => break End::Told,
+                follower = self.work(task) => if let Some(follower) = follower { break End::HandedOver(follower) },
             }
         };
         self.view.leaves();
+        // Who waits for an answer hears that this process ends.
+        drop(asked);
         if let Some(admin) = admin {
-            admin.stop(end == End::Told).await;
+            admin.stop(matches!(end, End::Told)).await;
         }
         self.finish(end, signals).await
+    }
+
+    /// Does one thing. Returns the process that has taken over, if that is what it was.
+    async fn work(&mut self, task: Task) -> Option<Follower> {
+        let Task::Command(kind, answer) = task else {
+            self.look_after_certificates().await;
+            return None;
+        };
+        let (told, follower) = match kind {
+            CommandKind::Reload => (self.reload().await, None),
+            CommandKind::Upgrade => self.upgrade().await,
+        };
+        if let Some(answer) = answer {
+            // Who asked may be gone.
+            let _ = answer.send(told);
+        }
+        follower
+    }
+
+    fn reopen_log_on(&self, signal: Option<Signal>) {
+        let reopen = self.log_writer.as_ref().map(access_log::Running::reopener);
+        if let (Some(mut signal), Some(reopen)) = (signal, reopen) {
+            task::spawn(async move {
+                while signal.recv().await.is_some() {
+                    reopen();
+                }
+            });
+        }
     }
 
     /// Reads the config file again and goes on with it, or tells why not.
@@ -234,7 +284,7 @@ impl Control {
     async fn try_reload(&mut self) -> Result<String, String> {
         let before = self.running.clone();
         let read = task::spawn_blocking(move || before.read_anew()).await;
-        let next = read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let (next, watched) = read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let added = self.sockets.open(&next.snapshot, Some(&self.running.snapshot))?;
         for key in needs_upgrade(&self.running.config, &next.config) {
             tracing::warn!(
@@ -244,7 +294,7 @@ impl Control {
         let listeners =
             |snapshot: &Snapshot| snapshot.listeners.iter().filter(|listener| !listener.retired).count();
         let (count_before, count_now) = (listeners(&self.running.snapshot), listeners(&next.snapshot));
-        self.watched = watch_files(&next.config);
+        self.watched = watched;
         self.go_on_with(next, added)?;
         Ok(format!(
             "reloaded, generation {}: {count_now} listeners (before: {count_before}), {} certificates",
@@ -317,52 +367,58 @@ impl Control {
         }
     }
 
-    fn reopen_log(&self) {
-        if let Some(writer) = &self.log_writer {
-            writer.reopen();
-        }
-    }
-
     /// Lets the binary that is now where this one was take over.
-    async fn upgrade(&mut self) -> Result<String, String> {
+    async fn upgrade(&mut self) -> (Result<String, String>, Option<Follower>) {
         match self.successor.start(&self.sockets).await {
-            Ok(process) => {
+            Ok(follower) => {
+                let process = follower.id();
                 // Before the workers hear of it, so that the service manager never sees nobody in charge.
                 notify(&[NotifyState::MainPid(process), NotifyState::Ready]);
                 let done = format!("process {process} has taken over");
                 tracing::info!("{done}; this one finishes what it has begun");
-                Ok(done)
+                (Ok(done), Some(follower))
             }
             Err(error) => {
                 count(&self.view.deeds.upgrades_failed);
                 tracing::error!("not upgraded, this process goes on: {error}");
-                Err(error)
+                (Err(error), None)
             }
         }
     }
 
     /// Lets the workers end, and the log after them. Signals make it faster.
     async fn finish(mut self, end: End, signals: &mut Signals) -> io::Result<Totals> {
-        let mut draining = end == End::Told;
-        if draining {
-            notify(&[NotifyState::Stopping]);
-            tracing::info!("draining; a second signal ends it at once");
-            self.workers.drain();
-        } else {
-            self.workers.hand_over();
-            drop(self.sockets);
-        }
+        let mut follower = match end {
+            End::Told => {
+                notify(&[NotifyState::Stopping]);
+                tracing::info!("draining; a second signal ends it at once");
+                self.workers.drain();
+                None
+            }
+            End::HandedOver(follower) => {
+                self.workers.hand_over();
+                Some(follower)
+            }
+        };
+        drop(self.sockets);
+        let mut draining = follower.is_none();
         let mut look = time::interval(END_LOOK);
         while !self.workers.have_ended() {
             tokio::select! {
-                _ = look.tick() => {}
-                () = signals.end() => {
-                    if draining {
+                // What has come is heard before the end.
+                biased;
+                late = signals.late() => match (late, &mut follower) {
+                    (Late::Reload, Some(follower)) => follower.pass_on(nix::sys::signal::Signal::SIGHUP),
+                    (Late::Reload, None) => {}
+                    (Late::End, _) if draining => {
                         return Err(io::Error::other("ended by a second signal while draining"));
                     }
-                    draining = true;
-                    self.workers.drain();
-                }
+                    (Late::End, _) => {
+                        draining = true;
+                        self.workers.drain();
+                    }
+                },
+                _ = look.tick() => {}
             }
         }
         let totals = self.workers.join();
@@ -372,10 +428,6 @@ impl Control {
         }
         Ok(totals)
     }
-}
-
-fn watch_files(config: &Config) -> Vec<Watched> {
-    config.certificates.iter().map(|files| Watched::new(&files.chain, &files.key)).collect()
 }
 
 /// Keys of `[server]` that are read at the start only.

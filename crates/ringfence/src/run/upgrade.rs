@@ -3,7 +3,7 @@
 //! The process that follows is started with this one's command line, with the sockets passed as systemd would pass them
 //! (`LISTEN_FDS`), and with a socket as its standard input, over which it tells how its start went: one line, `ready` or what
 //! is wrong. Until then this process serves as if nothing had happened. Both accept from the same sockets, so that no
-//! connection is refused and none that waits in a backlog is lost.
+//! connection is refused and none that waits in a backlog is lost. Sockets that systemd holds too are passed first.
 
 use std::{
     env, io,
@@ -14,6 +14,10 @@ use std::{
 };
 
 use command_fds::{CommandFdExt, FdMapping};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     time,
@@ -33,19 +37,19 @@ impl Successor {
         Ok(Self { binary: env::current_exe()? })
     }
 
-    /// Starts it and waits until it serves. Returns its process id.
-    pub(super) async fn start(&self, sockets: &Sockets) -> Result<u32, String> {
+    /// Starts it and waits until it serves. It is not left behind when this wait is given up.
+    pub(super) async fn start(&self, sockets: &Sockets) -> Result<Follower, String> {
         let cannot = |error: io::Error| format!("{} cannot be started: {error}", self.binary.display());
         let (ours, theirs) = UnixStream::pair().map_err(cannot)?;
         ours.set_nonblocking(true).map_err(cannot)?;
-        let mut child = self.spawn(sockets, theirs.into()).map_err(cannot)?;
-        let told = time::timeout(START_MAX, hear(ours)).await;
-        match told {
-            Ok(Ok(line)) if line == READY => Ok(child.id()),
-            Ok(Ok(line)) if !line.is_empty() => Err(ended(&mut child, &line)),
-            Ok(_) => Err(ended(&mut child, "it ended before it served, see the log")),
-            Err(_) => Err(ended(&mut child, "it did not serve within a minute")),
-        }
+        let candidate = Candidate(Some(self.spawn(sockets, theirs.into()).map_err(cannot)?));
+        let why = match time::timeout(START_MAX, hear(ours)).await {
+            Ok(Ok(line)) if line == READY => return candidate.takes_over(),
+            Ok(Ok(line)) if !line.is_empty() => line,
+            Ok(_) => "it ended before it served, see the log".to_owned(),
+            Err(_) => "it did not serve within a minute".to_owned(),
+        };
+        Err(format!("the new process does not take over: {why}"))
     }
 
     fn spawn(&self, sockets: &Sockets, standard_input: OwnedFd) -> io::Result<Child> {
@@ -59,7 +63,7 @@ impl Successor {
             .env("LISTEN_FDS", mappings.len().to_string())
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDNAMES")
-            .env(FOLLOWS, if sockets.is_lent { LENT } else { OWNED })
+            .env(FOLLOWS, sockets.lent().to_string())
             .stdin(Stdio::from(standard_input))
             .fd_mappings(mappings)
             .map_err(io::Error::other)?;
@@ -74,28 +78,57 @@ async fn hear(from: UnixStream) -> io::Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
-/// Makes sure that a process that failed to take over is gone.
-fn ended(child: &mut Child, why: &str) -> String {
-    // It may have gone by itself.
-    let _ = child.kill();
-    let _ = child.wait();
-    format!("the new process does not take over: {why}")
+/// A process that is about to take over. Unless it does, it is gone when this is dropped.
+struct Candidate(Option<Child>);
+
+impl Candidate {
+    fn takes_over(mut self) -> Result<Follower, String> {
+        self.0.take().map(Follower).ok_or_else(|| "it has taken over before".to_owned())
+    }
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It may have gone by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The process that has taken over.
+pub(super) struct Follower(Child);
+
+impl Follower {
+    /// Its process id.
+    pub(super) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Passes on what this process was told although it was meant for the one that serves.
+    pub(super) fn pass_on(&mut self, signal: Signal) {
+        // While it runs, and until it is waited for, its id is nobody else's.
+        if let (Ok(None), Ok(id)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
+            let _ = kill(Pid::from_raw(id), signal);
+        }
+    }
 }
 
 /// How this process came to be.
 pub(crate) struct Start {
     /// Whether it follows another, which waits to hear how this start goes.
     follows: bool,
-    /// Whether the sockets that it was passed are held by systemd as well.
-    pub(super) is_lent: bool,
+    /// How many of the sockets that it was passed are held by systemd as well, the first ones.
+    pub(super) lent: usize,
 }
 
 impl Start {
     /// As the environment says.
     pub(crate) fn from_environment() -> Self {
         match env::var(FOLLOWS) {
-            Ok(sockets) => Self { follows: true, is_lent: sockets == LENT },
-            Err(_) => Self { follows: false, is_lent: true },
+            Ok(lent) => Self { follows: true, lent: lent.parse().unwrap_or(0) },
+            Err(_) => Self { follows: false, lent: usize::MAX },
         }
     }
 
@@ -130,12 +163,8 @@ pub(crate) fn cannot_follow(error: &impl std::fmt::Display) {
 
 const READY: &str = "ready";
 
-/// Set for a process that follows another.
+/// Set for a process that follows another: how many of the sockets that it is passed systemd holds as well.
 const FOLLOWS: &str = "RINGFENCE_FOLLOWS";
-/// Nobody else holds the sockets.
-const OWNED: &str = "owned";
-/// systemd does.
-const LENT: &str = "lent";
 
 /// The first descriptor that is passed (sd_listen_fds(3)).
 const FIRST_PASSED: i32 = 3;

@@ -10,8 +10,15 @@ use std::{
     time::Duration,
 };
 
+use crate::config::Config;
+
 /// How often the files are looked at. A look is two system calls a certificate.
 pub(super) const LOOK: Duration = Duration::from_secs(2);
+
+/// The files of all certificates, as they are now: to be asked for before they are read, so that no change is missed.
+pub(super) fn watch(config: &Config) -> Vec<Watched> {
+    config.certificates.iter().map(|files| Watched::new(&files.chain, &files.key)).collect()
+}
 
 /// The two files of a certificate.
 pub(super) struct Watched {
@@ -23,7 +30,9 @@ pub(super) struct Watched {
     seen: State,
 }
 
-/// What tells one content of a file from another: device, inode, size, and when it was last written, to the nanosecond.
+/// What tells one content of a file from another: device, inode, size, and when it was last changed, to the nanosecond.
+///
+/// The change may also be one of owner or mode (`st_ctime`): a hook often lets us read a new file after it is in its place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct FileState(Option<(u64, u64, u64, i64, i64)>);
 
@@ -51,7 +60,7 @@ fn state(path: &Path) -> FileState {
     FileState(
         fs::metadata(path)
             .ok()
-            .map(|file| (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec())),
+            .map(|file| (file.dev(), file.ino(), file.size(), file.ctime(), file.ctime_nsec())),
     )
 }
 
