@@ -121,9 +121,11 @@ fn each_driver_says_its_name_and_serves() {
 }
 
 /// Names of an access log line, in order.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 15] = [
+    "client",
     "peer",
     "listener",
+    "class",
     "method",
     "target",
     "status",
@@ -140,7 +142,7 @@ const NAMES: [&str; 13] = [
 #[test]
 fn the_access_log_has_one_line_a_request() {
     let origin = Origin::serving(|_| message::ok("12345"));
-    let proxy = Proxy::to(&origin).start();
+    let proxy = Proxy::to(&origin).server("access_log_targets = \"full\"").start();
     let mut client = proxy.client();
     let peer = client.local_address();
     client.request("POST /_matrix/a%2F?b=\"c\" HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
@@ -153,7 +155,7 @@ fn the_access_log_has_one_line_a_request() {
     let names: Vec<&str> = rest.split(' ').filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
     assert_eq!(names, NAMES);
     let expected = [
-        format!("peer={peer} listener={} method=POST", proxy.address),
+        format!("client={} peer={peer} listener={} class=other method=POST", peer.ip(), proxy.address),
         "target=\"/_matrix/a%2F?b=\\\"c\\\"\" status=200 in=3 out=5".to_owned(),
         format!("upstream={}", origin.address()),
         "tls=- close=-".to_owned(),
@@ -170,7 +172,10 @@ fn the_access_log_has_one_line_a_request() {
 #[test]
 fn the_access_log_can_be_json() {
     let origin = Origin::answering("12345");
-    let proxy = Proxy::to(&origin).tls().server("access_log_format = \"json\"").start();
+    let proxy = Proxy::to(&origin)
+        .tls()
+        .server("access_log_format = \"json\"\naccess_log_targets = \"full\"")
+        .start();
     let mut client = proxy.tls_client();
     client.get("/_matrix/a\"b\\c");
     let lines = proxy.access_log(1);
@@ -209,7 +214,7 @@ fn the_access_log_can_be_off_or_standard_output() {
     on.client().get("/_matrix/x");
     on.stop();
     assert_eq!(on.stdout().lines().count(), 1, "{}", on.stdout());
-    assert!(on.stdout().contains("target=\"/_matrix/x\""), "{}", on.stdout());
+    assert!(on.stdout().contains("target=\"/_matrix/*\""), "{}", on.stdout());
 }
 
 #[test]

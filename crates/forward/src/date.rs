@@ -13,6 +13,7 @@ pub(crate) struct Calendar {
     second: Cell<i64>,
     http_date: RefCell<String>,
     log_second: RefCell<String>,
+    combined_second: RefCell<String>,
 }
 
 impl Calendar {
@@ -32,15 +33,24 @@ impl Calendar {
         out.push(b'Z');
     }
 
+    /// Appends the present as web servers' logs have it: `10/Oct/2000:13:55:36 +0000`.
+    pub(crate) fn write_combined_time(&self, out: &mut Vec<u8>) {
+        self.refresh();
+        out.extend_from_slice(self.combined_second.borrow().as_bytes());
+    }
+
     /// Brings the texts up to the present second; returns the milliseconds since it began.
     fn refresh(&self) -> i32 {
         let now = Timestamp::now();
         if now.as_second() != self.second.replace(now.as_second()) || self.http_date.borrow().is_empty() {
             // Into the same memory each time.
             let (mut log_second, mut http_date) = (self.log_second.borrow_mut(), self.http_date.borrow_mut());
+            let mut combined_second = self.combined_second.borrow_mut();
             log_second.clear();
+            combined_second.clear();
             http_date.clear();
             let _ = write!(log_second, "{}", now.strftime("%Y-%m-%dT%H:%M:%S"));
+            let _ = write!(combined_second, "{}", now.strftime("%d/%b/%Y:%H:%M:%S +0000"));
             // Fails for years beyond 9999 only; then there is no Date to send.
             let _ = DateTimePrinter::new().print_timestamp_rfc9110(&now, &mut *http_date);
         }
@@ -64,5 +74,10 @@ mod tests {
         let text = String::from_utf8(text).unwrap();
         assert_eq!(text.len(), "1994-11-06T08:49:37.123Z".len(), "{text}");
         assert!(text.parse::<Timestamp>().is_ok(), "{text}");
+        let mut combined = Vec::new();
+        calendar.write_combined_time(&mut combined);
+        let combined = String::from_utf8(combined).unwrap();
+        assert_eq!(combined.len(), "10/Oct/2000:13:55:36 +0000".len(), "{combined}");
+        assert!(Timestamp::strptime("%d/%b/%Y:%H:%M:%S %z", &combined).is_ok(), "{combined}");
     }
 }

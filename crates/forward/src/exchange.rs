@@ -24,6 +24,7 @@ use std::{
     cell::Cell,
     future::{Future, poll_fn},
     io,
+    net::IpAddr,
     pin::pin,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -39,7 +40,7 @@ use crate::{
     inbox::Inbox,
     pace::Pace,
     peer::Peer,
-    record::Record,
+    record::{Agent, Record},
     request_id::RequestId,
     route::{self, Decision, Forward},
     snapshot::Snapshot,
@@ -182,7 +183,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             Decision::Answer(answer, _) => self.answer(answer).await,
             Decision::Forward(way) => self.forward(inbox, way, client).await,
         };
-        self.record(inbox.bytes(), next);
+        self.record(inbox.bytes(), client.address, next);
         inbox.consume(self.progress.request_length.get().unwrap_or(self.head.head_len()));
         next
     }
@@ -352,26 +353,36 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         replayable || self.worker.env.is_quiet(stream)
     }
 
-    fn record(&self, head_bytes: &[u8], next: Next) {
-        if !self.worker.log.is_on() {
+    fn record(&self, head_bytes: &[u8], client: IpAddr, next: Next) {
+        let (snapshot, progress, log) = (&self.live.snapshot, &self.progress, &self.worker.log);
+        let total = self.worker.env.now() - self.started;
+        if !snapshot.measures && !log.is_on() {
             return;
         }
-        let (snapshot, progress) = (&self.live.snapshot, &self.progress);
-        let total = self.worker.env.now() - self.started;
+        let method = self.head.method_span().of(head_bytes);
+        let class = self.class(head_bytes);
         if snapshot.measures {
-            self.measure(head_bytes, total);
+            self.measure(class, total);
         }
+        if !log.is_on() {
+            return;
+        }
+        let agent = log.tells_agent().then(|| Agent::of(self.head, head_bytes));
         let server = progress
             .server
             .get()
             .map(|(upstream, server)| &*snapshot.upstreams[upstream].servers[server].name);
-        self.worker.log.write(
+        log.write(
             &self.worker.calendar,
             &Record {
                 peer: self.peer.address,
+                client,
                 listener: snapshot.listeners[self.peer.listener].address,
-                method: self.head.method_span().of(head_bytes),
+                class,
+                method,
                 target: self.head.target().of(head_bytes),
+                version: self.head.version(),
+                agent: agent.unwrap_or_default(),
                 status: progress.status.get(),
                 bytes_in: progress.bytes_in.get(),
                 bytes_out: progress.bytes_out.get(),
@@ -386,13 +397,19 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
 }
 
 impl<E: Environment, T: Transport> Exchange<'_, E, T> {
+    /// The class of the request.
+    fn class(&self, head_bytes: &[u8]) -> u8 {
+        self.progress.class.get().unwrap_or_else(|| {
+            let (method, path) = (self.head.method_span().of(head_bytes), route::path(self.head, head_bytes));
+            let class = (self.live.snapshot.classify)(method, path);
+            self.progress.class.set(Some(class));
+            class
+        })
+    }
+
     /// Counts the exchange by what it was.
-    fn measure(&self, head_bytes: &[u8], total: Duration) {
+    fn measure(&self, class: u8, total: Duration) {
         let (progress, counters) = (&self.progress, &self.worker.counters);
-        let class = (self.live.snapshot.classify)(
-            self.head.method_span().of(head_bytes),
-            route::path(self.head, head_bytes),
-        );
         counters.exchanges.record(ExchangeKind {
             listener: u16::try_from(self.peer.listener).unwrap_or(u16::MAX),
             class,

@@ -54,5 +54,5 @@ pub use counters::{
     BUCKETS, CLASSES_MAX, ClassCounters, Counters, ExchangeKind, Exchanges, Handshake, Histogram, METHODS,
 };
 pub use listen::bind;
-pub use record::{Batches, LogFormat, LogSender, log_queue};
+pub use record::{Batches, LogFormat, LogLayout, LogSender, WriteTarget, log_queue};
 pub use workers::{Driver, ListenerSocket, Plan, Totals, Workers};

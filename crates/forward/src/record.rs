@@ -7,7 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     io::Write as _,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,6 +15,8 @@ use std::{
     },
     time::Duration,
 };
+
+use ringfence_http1::{RequestHead, Version};
 
 use crate::{date::Calendar, fields, limits::KIB, request_id::RequestId};
 
@@ -25,14 +27,38 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line, with the same names.
     Json,
+    /// The line that nginx and Apache call `combined`, for programs that read those: fail2ban, GoAccess.
+    Combined,
 }
+
+/// What a log's lines are made of.
+#[derive(Clone, Copy)]
+pub struct LogLayout {
+    /// How a line is spelled.
+    pub format: LogFormat,
+    /// Whether a line of text begins with its time: not where the reader, such as the journal, notes it anyway.
+    pub with_time: bool,
+    /// The name of what [`Snapshot::classify`](crate::snapshot::Snapshot::classify) says.
+    pub class_name: fn(u8) -> &'static str,
+    /// Leaves of a request target what may be written down.
+    pub target: WriteTarget,
+}
+
+/// Takes a request target and hands on, piece by piece, what of it stays.
+pub type WriteTarget = fn(&[u8], &mut dyn FnMut(&[u8]));
 
 /// What is known of an exchange when it ends.
 pub(crate) struct Record<'a> {
     pub(crate) peer: SocketAddr,
+    /// Who asks: the peer, or whom trusted proxies name.
+    pub(crate) client: IpAddr,
     pub(crate) listener: SocketAddr,
+    pub(crate) class: u8,
     pub(crate) method: &'a [u8],
     pub(crate) target: &'a [u8],
+    pub(crate) version: Version,
+    /// Values of `Referer` and `User-Agent`; asked for by [`Log::tells_agent`].
+    pub(crate) agent: Agent<'a>,
     /// `None`: the client left before it was answered.
     pub(crate) status: Option<u16>,
     /// Bytes of request content taken from the client.
@@ -46,6 +72,23 @@ pub(crate) struct Record<'a> {
     pub(crate) tls: Option<&'static str>,
     /// Why the connection ends with this exchange.
     pub(crate) close: Option<&'a str>,
+}
+
+/// What a request says of where it comes from.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Agent<'a> {
+    referer: Option<&'a [u8]>,
+    user_agent: Option<&'a [u8]>,
+}
+
+impl<'a> Agent<'a> {
+    pub(crate) fn of(head: &RequestHead, head_bytes: &'a [u8]) -> Self {
+        let value = |name: &[u8]| {
+            let line = head.fields().iter().find(|line| line.name.of(head_bytes).eq_ignore_ascii_case(name));
+            line.map(|line| line.value.of(head_bytes))
+        };
+        Agent { referer: value(b"referer"), user_agent: value(b"user-agent") }
+    }
 }
 
 /// The receiving end of the log: batches of whole lines.
@@ -73,7 +116,7 @@ const END_LOOK: Duration = Duration::from_millis(50);
 /// The sending end, to be cloned for each worker.
 #[derive(Clone)]
 pub struct LogSender {
-    format: LogFormat,
+    layout: LogLayout,
     to: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
@@ -92,10 +135,10 @@ impl LogSender {
 }
 
 /// A log of bounded size between workers and the thread that writes.
-pub fn log_queue(format: LogFormat) -> (LogSender, Batches) {
+pub fn log_queue(layout: LogLayout) -> (LogSender, Batches) {
     let (to, batches) = sync_channel(BATCHES_MAX);
     let ended = Arc::new(AtomicBool::new(false));
-    (LogSender { format, to, dropped: Arc::default(), ended: ended.clone() }, Batches { batches, ended })
+    (LogSender { layout, to, dropped: Arc::default(), ended: ended.clone() }, Batches { batches, ended })
 }
 
 /// A worker's end of the log.
@@ -110,9 +153,14 @@ impl Log {
         Self { sender, batch: RefCell::default(), lines: Cell::new(0) }
     }
 
-    /// Whether anything becomes of a line.
+    /// Whether there is a log.
     pub(crate) fn is_on(&self) -> bool {
         self.sender.is_some()
+    }
+
+    /// Whether a line says what the client says of itself.
+    pub(crate) fn tells_agent(&self) -> bool {
+        self.sender.as_ref().is_some_and(|sender| sender.layout.format == LogFormat::Combined)
     }
 
     /// Adds one line.
@@ -122,10 +170,12 @@ impl Log {
         if batch.capacity() == 0 {
             batch.reserve_exact(BATCH_BYTES + LINE_BYTES_LIKELY);
         }
-        match sender.format {
-            LogFormat::Text => write_text(&mut batch, calendar, record),
-            LogFormat::Json => write_json(&mut batch, calendar, record),
-        }
+        let write = match sender.layout.format {
+            LogFormat::Text => write_text,
+            LogFormat::Json => write_json,
+            LogFormat::Combined => write_combined,
+        };
+        write(&mut batch, &sender.layout, calendar, record);
         self.lines.set(self.lines.get() + 1);
         let full = batch.len() >= BATCH_BYTES;
         drop(batch);
@@ -153,16 +203,21 @@ const BATCHES_MAX: usize = 256;
 
 // Writing to a Vec cannot fail: the results of `write!` are of no interest here.
 
-fn write_text(out: &mut Vec<u8>, calendar: &Calendar, record: &Record<'_>) {
-    calendar.write_log_time(out);
+fn write_text(out: &mut Vec<u8>, layout: &LogLayout, calendar: &Calendar, record: &Record<'_>) {
+    if layout.with_time {
+        calendar.write_log_time(out);
+        out.push(b' ');
+    }
+    out.extend_from_slice(b"client=");
+    write_address(out, record.client);
     out.extend_from_slice(b" peer=");
     write_socket_address(out, record.peer);
     out.extend_from_slice(b" listener=");
     write_socket_address(out, record.listener);
-    out.extend_from_slice(b" method=");
+    write_all(out, [" class=", (layout.class_name)(record.class), " method="]);
     write_token(out, record.method);
     out.extend_from_slice(b" target=\"");
-    write_escaped(out, record.target);
+    (layout.target)(record.target, &mut |piece| write_escaped(out, piece));
     out.extend_from_slice(b"\" status=");
     match record.status {
         Some(status) => write_number(out, status),
@@ -186,17 +241,19 @@ fn write_text(out: &mut Vec<u8>, calendar: &Calendar, record: &Record<'_>) {
     write_all(out, [" tls=", record.tls.unwrap_or("-"), " close=", record.close.unwrap_or("-"), "\n"]);
 }
 
-fn write_json(out: &mut Vec<u8>, calendar: &Calendar, record: &Record<'_>) {
+fn write_json(out: &mut Vec<u8>, layout: &LogLayout, calendar: &Calendar, record: &Record<'_>) {
     out.extend_from_slice(b"{\"time\":\"");
     calendar.write_log_time(out);
+    out.extend_from_slice(b"\",\"client\":\"");
+    write_address(out, record.client);
     out.extend_from_slice(b"\",\"peer\":\"");
     write_socket_address(out, record.peer);
     out.extend_from_slice(b"\",\"listener\":\"");
     write_socket_address(out, record.listener);
-    out.extend_from_slice(b"\",\"method\":\"");
+    write_all(out, ["\",\"class\":\"", (layout.class_name)(record.class), "\",\"method\":\""]);
     write_escaped(out, record.method);
     out.extend_from_slice(b"\",\"target\":\"");
-    write_escaped(out, record.target);
+    (layout.target)(record.target, &mut |piece| write_escaped(out, piece));
     out.extend_from_slice(b"\",\"status\":");
     match record.status {
         Some(status) => write_number(out, status),
@@ -222,6 +279,34 @@ fn write_json(out: &mut Vec<u8>, calendar: &Calendar, record: &Record<'_>) {
     out.extend_from_slice(b"}\n");
 }
 
+/// nginx' `$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent"`.
+fn write_combined(out: &mut Vec<u8>, layout: &LogLayout, calendar: &Calendar, record: &Record<'_>) {
+    write_address(out, record.client);
+    out.extend_from_slice(b" - - [");
+    calendar.write_combined_time(out);
+    out.extend_from_slice(b"] \"");
+    write_hex_escaped(out, record.method);
+    out.push(b' ');
+    (layout.target)(record.target, &mut |piece| write_hex_escaped(out, piece));
+    let version = if record.version == Version::Http10 { " HTTP/1.0\" " } else { " HTTP/1.1\" " };
+    out.extend_from_slice(version.as_bytes());
+    write_number(out, record.status.unwrap_or(STATUS_LEFT));
+    out.push(b' ');
+    write_number(out, record.bytes_out);
+    out.extend_from_slice(b" \"");
+    match record.agent.referer {
+        // It is a target of this or another site.
+        Some(referer) => (layout.target)(referer, &mut |piece| write_hex_escaped(out, piece)),
+        None => out.push(b'-'),
+    }
+    out.extend_from_slice(b"\" \"");
+    write_hex_escaped(out, record.agent.user_agent.unwrap_or(b"-"));
+    out.extend_from_slice(b"\"\n");
+}
+
+/// What nginx writes for a client that left before it was answered, where a line has to have a status.
+const STATUS_LEFT: u16 = 499;
+
 fn write_json_text(out: &mut Vec<u8>, text: Option<&str>) {
     match text {
         None => out.extend_from_slice(b"null"),
@@ -241,10 +326,14 @@ fn write_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+fn write_address(out: &mut Vec<u8>, address: IpAddr) {
+    let _ = fields::write_address(out, address);
+}
+
 fn write_socket_address(out: &mut Vec<u8>, address: SocketAddr) {
     match address {
         SocketAddr::V4(address) => {
-            let _ = fields::write_address(out, (*address.ip()).into());
+            write_address(out, (*address.ip()).into());
             out.push(b':');
             write_number(out, address.port());
         }
@@ -289,6 +378,17 @@ fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
+/// The same in the way of web servers' logs: `\x22`.
+fn write_hex_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    for run in bytes.chunk_by(|left, right| is_plain(*left) == is_plain(*right)) {
+        if is_plain(run[0]) {
+            out.extend_from_slice(run);
+        } else {
+            run.iter().for_each(|byte| drop(write!(out, "\\x{byte:02X}")));
+        }
+    }
+}
+
 const fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
@@ -297,12 +397,23 @@ const fn is_plain(byte: u8) -> bool {
 mod tests {
     use super::*;
 
+    const LAYOUT: LogLayout = LogLayout {
+        format: LogFormat::Text,
+        with_time: true,
+        class_name: |class| ["sync", "send"][usize::from(class)],
+        target: |target, out| out(target),
+    };
+
     fn record<'a>(target: &'a [u8], request_id: &'a RequestId) -> Record<'a> {
         Record {
             peer: "203.0.113.9:41234".parse().unwrap(),
+            client: "2001:db8::1".parse().unwrap(),
             listener: "[::]:443".parse().unwrap(),
+            class: 1,
             method: b"GET",
             target,
+            version: Version::Http11,
+            agent: Agent::default(),
             status: Some(200),
             bytes_in: 0,
             bytes_out: 512,
@@ -317,28 +428,66 @@ mod tests {
     #[test]
     fn a_text_line_has_every_name() {
         let mut out = Vec::new();
-        write_text(&mut out, &Calendar::default(), &record(b"/a?b", b"0123456789abcdef0123456789abcdef"));
+        write_text(
+            &mut out,
+            &LAYOUT,
+            &Calendar::default(),
+            &record(b"/a?b", b"0123456789abcdef0123456789abcdef"),
+        );
         let line = String::from_utf8(out).unwrap();
         let (_, rest) = line.split_once(' ').unwrap();
         assert_eq!(
             rest,
-            "peer=203.0.113.9:41234 listener=[::]:443 method=GET target=\"/a?b\" status=200 in=0 out=512 \
-             upstream=127.0.0.1:8008 upstream_ms=3.1 total_ms=3.4 id=0123456789abcdef0123456789abcdef tls=1.3 close=-\n"
+            "client=2001:db8::1 peer=203.0.113.9:41234 listener=[::]:443 class=send method=GET target=\"/a?b\" \
+             status=200 in=0 out=512 upstream=127.0.0.1:8008 upstream_ms=3.1 total_ms=3.4 id=0123456789abcdef0123456789abcdef tls=1.3 close=-\n"
         );
     }
 
     #[test]
     fn nothing_a_client_sends_breaks_a_line() {
-        let mut out = Vec::new();
         let target: Vec<u8> = (0..=255).collect();
-        write_json(&mut out, &Calendar::default(), &record(&target, &[b'0'; 32]));
-        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
-        assert!(out.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n')));
+        let agent = Agent { referer: Some(&target), user_agent: Some(&target) };
+        for write in [write_text, write_json, write_combined] {
+            let mut out = Vec::new();
+            write(&mut out, &LAYOUT, &Calendar::default(), &Record { agent, ..record(&target, &[b'0'; 32]) });
+            assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+            assert!(out.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n')));
+        }
+    }
+
+    #[test]
+    fn a_combined_line_is_that_of_nginx() {
+        let line = |record: &Record<'_>| {
+            let mut out = Vec::new();
+            write_combined(&mut out, &LAYOUT, &Calendar::default(), record);
+            let line = String::from_utf8(out).unwrap();
+            let (before, rest) = line.split_once('[').unwrap();
+            let (_, after) = rest.split_once(']').unwrap();
+            format!("{before}[]{after}")
+        };
+        let agent =
+            Agent { referer: Some(b"https://app.example.com/"), user_agent: Some(b"Element \"1\" \xff") };
+        assert_eq!(
+            line(&Record { agent, ..record(b"/a?b", &[b'0'; 32]) }),
+            "2001:db8::1 - - [] \"GET /a?b HTTP/1.1\" 200 512 \"https://app.example.com/\" \
+             \"Element \\x221\\x22 \\xFF\"\n"
+        );
+        let left =
+            Record { status: None, bytes_out: 0, version: Version::Http10, ..record(b"/", &[b'0'; 32]) };
+        assert_eq!(line(&left), "2001:db8::1 - - [] \"GET / HTTP/1.0\" 499 0 \"-\" \"-\"\n");
+    }
+
+    #[test]
+    fn a_line_without_time_begins_with_the_client() {
+        let mut out = Vec::new();
+        let layout = LogLayout { with_time: false, ..LAYOUT };
+        write_text(&mut out, &layout, &Calendar::default(), &record(b"/", &[b'0'; 32]));
+        assert!(out.starts_with(b"client=2001:db8::1 peer="), "{out:?}");
     }
 
     #[test]
     fn lines_beyond_the_queue_are_dropped_and_counted() {
-        let (sender, batches) = log_queue(LogFormat::Text);
+        let (sender, batches) = log_queue(LAYOUT);
         let log = Log::new(Some(sender.clone()));
         let calendar = Calendar::default();
         for _ in 0..BATCHES_MAX + 3 {

@@ -9,12 +9,14 @@
 mod endpoint;
 mod error;
 mod path;
+mod redaction;
 mod server_name;
 mod well_known;
 
 pub use endpoint::{EndpointClass, classify};
 pub use error::{CORS_FIELD_LINES, ErrorCode, JSON_FIELD_LINE, RETRY_CORS_FIELD_LINE, body, limit_body};
 pub use path::{ADMIN_PREFIXES, is_admin};
+pub use redaction::{without_identifiers, without_secrets};
 pub use server_name::{FEDERATION_PORT, HTTPS_PORT, ServerName, ServerNameError};
 pub use well_known::{
     CLIENT_PATH, DocumentError, SERVER_PATH, SUPPORT_PATH, client_document, object_document, server_document,

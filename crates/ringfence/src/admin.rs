@@ -36,6 +36,7 @@ use crate::{
 };
 
 pub(crate) use client::{Asked, ask};
+pub(crate) use metrics::class_name;
 pub(crate) use view::{Recent, View};
 
 /// A bound admin listener.

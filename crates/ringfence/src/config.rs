@@ -34,7 +34,7 @@ pub(crate) use problem::{Place, Problem, Problems};
 pub(crate) use rate_limits::{RateLimit, RateLimits};
 pub(crate) use reference::reference;
 pub(crate) use route::Route;
-pub(crate) use server::{AccessLog, AccessLogFormat, Admin, Server};
+pub(crate) use server::{AccessLog, AccessLogFormat, AccessLogTargets, Admin, Server};
 pub(crate) use units::{format_duration, format_size};
 pub(crate) use upstream::{Server as UpstreamServer, Upstream};
 

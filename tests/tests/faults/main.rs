@@ -130,7 +130,10 @@ mod access_log {
         };
         let origin = Origin::answering("in");
         let log = disk.path().join("access.log");
-        let server = format!("access_log = \"{}\"\naccess_log_format = \"json\"", log.display());
+        let server = format!(
+            "access_log = \"{}\"\naccess_log_format = \"json\"\naccess_log_targets = \"full\"",
+            log.display()
+        );
         let proxy = Proxy::to(&origin).server(&server).start();
         let mut client = proxy.client();
         let long = format!("/_matrix/{}", "x".repeat(KIB));
@@ -159,7 +162,10 @@ mod access_log {
         let origin = Origin::answering("in");
         let (log, ballast) = (disk.path().join("access.log"), disk.path().join("ballast"));
         fs::write(&ballast, vec![b'x'; 32 * KIB]).unwrap();
-        let server = format!("access_log = \"{}\"\naccess_log_format = \"json\"", log.display());
+        let server = format!(
+            "access_log = \"{}\"\naccess_log_format = \"json\"\naccess_log_targets = \"full\"",
+            log.display()
+        );
         let proxy = Proxy::to(&origin).server(&server).start();
         let mut client = proxy.client();
         let long = format!("/_matrix/{}", "x".repeat(KIB));

@@ -7,13 +7,13 @@ use ringfence_http1::Method;
 
 use super::{Exchange, Next};
 use crate::{
+    counters::count,
     environment::{Environment, before},
     fields::Client,
     inbox::Inbox,
     limits::{REFUSED_BODY_BYTES_MAX, REFUSED_BODY_WAIT},
     relay::{Body, read_now},
     respond::{Answer, Refusal},
-    route,
     snapshot::contains,
     transport::Transport,
 };
@@ -28,9 +28,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         if limits.of_class.is_empty() || method == Method::Options {
             return None;
         }
-        let path = route::path(self.head, head_bytes);
-        let class = (snapshot.classify)(self.head.method_span().of(head_bytes), path);
-        self.progress.class.set(Some(class));
+        let class = self.class(head_bytes);
         let limit = limits.of_class.get(usize::from(class))?.as_ref()?;
         let is_free = limit.writes_only && matches!(method, Method::Get | Method::Head);
         if is_free || contains(&limits.exempt, client.address) {
@@ -42,6 +40,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     /// Says when to come again. The connection goes on: a client that has to make a new one for each try costs more than
     /// what it is refused.
     pub(super) async fn refuse_over_rate(&self, inbox: &mut Inbox, style: usize, wait: Duration) -> Next {
+        count(&self.worker.counters.refusals[Refusal::RateLimited as usize]);
         self.drop_small_body(inbox).await;
         let snapshot = &self.live.snapshot;
         let refusal = snapshot.refusals[style].of(Refusal::RateLimited);

@@ -33,7 +33,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             Next::Continue | Next::Close(_) => Next::Linger("head-refused"),
             next => next,
         };
-        self.record(received, next);
+        self.record(received, self.peer.address.ip(), next);
         next
     }
 

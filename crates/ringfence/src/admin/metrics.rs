@@ -320,6 +320,6 @@ fn seconds(time: SystemTime) -> f64 {
 }
 
 /// The name of the class that `forward` knows by number.
-pub(super) fn class_name(class: u8) -> &'static str {
+pub(crate) fn class_name(class: u8) -> &'static str {
     EndpointClass::ALL.get(usize::from(class)).map_or("other", |class| class.as_str())
 }

@@ -23,6 +23,7 @@ pub(crate) struct Server {
     pub(crate) user: Option<At<String>>,
     pub(crate) access_log: AccessLog,
     pub(crate) access_log_format: AccessLogFormat,
+    pub(crate) access_log_targets: AccessLogTargets,
     /// Where the process can be watched and told what to do.
     pub(crate) admin: Admin,
     /// What is told of life-cycle and errors: a filter of `tracing`.
@@ -42,6 +43,17 @@ pub(crate) enum AccessLog {
 pub(crate) enum AccessLogFormat {
     Text,
     Json,
+    /// nginx' combined format, for programs that read web servers' logs.
+    Combined,
+}
+
+/// How much of a request target a line tells. Secrets are in neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AccessLogTargets {
+    /// The endpoint, and nobody: rooms, users, events, devices and media are `*`.
+    Short,
+    /// Everything but secrets.
+    Full,
 }
 
 /// Where the admin listener is.
@@ -70,8 +82,14 @@ impl Admin {
 /// In the folder that systemd makes for the service (`RuntimeDirectory=`).
 pub(crate) const ADMIN_SOCKET: &str = "/run/ringfence/admin.sock";
 
-const FORMATS: [(&str, AccessLogFormat); 2] =
-    [("text", AccessLogFormat::Text), ("json", AccessLogFormat::Json)];
+const FORMATS: [(&str, AccessLogFormat); 3] = [
+    ("text", AccessLogFormat::Text),
+    ("json", AccessLogFormat::Json),
+    ("combined", AccessLogFormat::Combined),
+];
+
+const TARGETS: [(&str, AccessLogTargets); 2] =
+    [("short", AccessLogTargets::Short), ("full", AccessLogTargets::Full)];
 
 /// Life-cycle and errors; a line for each request is the access log's.
 const LOG_DEFAULT: &str = "info";
@@ -93,7 +111,18 @@ pub(crate) const SCHEMA: Schema = Schema {
             "\"stdout\"",
             "Where the line of each request goes. A relative path is meant from the folder of the config file.",
         ),
-        Key::text("access_log_format", "`\"text\"` or `\"json\"`", "\"text\"", "How that line looks."),
+        Key::text(
+            "access_log_format",
+            "`\"text\"`, `\"json\"` or `\"combined\"`",
+            "\"text\"",
+            "How that line looks. `\"combined\"` is nginx's format of that name, which fail2ban and GoAccess read.",
+        ),
+        Key::text(
+            "access_log_targets",
+            "`\"short\"` or `\"full\"`",
+            "\"short\"",
+            "What of a target is written: short is without the ids of rooms, users, events, devices and media; what is secret in a query is never written.",
+        ),
         Key::text(
             "admin",
             "`\"unix:/PATH\"`, a loopback address with a port, or `\"off\"`",
@@ -119,6 +148,9 @@ impl Server {
             access_log_format: table
                 .word("access_log_format", &FORMATS)
                 .map_or(AccessLogFormat::Text, |word| word.value),
+            access_log_targets: table
+                .word("access_log_targets", &TARGETS)
+                .map_or(AccessLogTargets::Short, |word| word.value),
             admin: admin(table, folder),
             log: log(table),
         }

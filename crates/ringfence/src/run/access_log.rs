@@ -1,8 +1,9 @@
 //! The thread that writes the access log, so that a slow disk holds up nobody else.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Stdout, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -11,9 +12,12 @@ use std::{
     thread,
 };
 
-use ringfence_forward::{Batches, LogFormat, LogSender, log_queue};
+use ringfence_forward::{Batches, LogFormat, LogLayout, LogSender, log_queue};
 
-use crate::config::{AccessLog, AccessLogFormat, Server};
+use crate::{
+    admin::class_name,
+    config::{AccessLog, AccessLogFormat, AccessLogTargets, Server},
+};
 
 /// Opens what the configuration names; `None` when there is to be no log.
 pub(super) fn open(server: &Server) -> Result<Option<(LogSender, Writer)>, String> {
@@ -30,12 +34,31 @@ pub(super) fn open(server: &Server) -> Result<Option<(LogSender, Writer)>, Strin
             To::File(file, path.clone())
         }
     };
-    let format = match server.access_log_format {
-        AccessLogFormat::Text => LogFormat::Text,
-        AccessLogFormat::Json => LogFormat::Json,
-    };
-    let (sender, batches) = log_queue(format);
+    let (sender, batches) = log_queue(layout(server));
     Ok(Some((sender, Writer { batches, to, reopen: Arc::default() })))
+}
+
+fn layout(server: &Server) -> LogLayout {
+    LogLayout {
+        format: match server.access_log_format {
+            AccessLogFormat::Text => LogFormat::Text,
+            AccessLogFormat::Json => LogFormat::Json,
+            AccessLogFormat::Combined => LogFormat::Combined,
+        },
+        with_time: !(server.access_log == AccessLog::Stdout
+            && is_journal(Path::new("/proc/self/fd/1"), std::env::var("JOURNAL_STREAM").ok().as_deref())),
+        class_name,
+        target: match server.access_log_targets {
+            AccessLogTargets::Short => ringfence_matrix::without_identifiers,
+            AccessLogTargets::Full => ringfence_matrix::without_secrets,
+        },
+    }
+}
+
+/// Whether this descriptor is the journal's, which notes the time of each line itself (systemd.exec(5), `$JOURNAL_STREAM`).
+fn is_journal(descriptor: &Path, stream: Option<&str>) -> bool {
+    let is_it = |file: Metadata| stream == Some(&*format!("{}:{}", file.dev(), file.ino()));
+    fs::metadata(descriptor).is_ok_and(is_it)
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
@@ -168,5 +191,21 @@ impl Running {
     pub(super) fn finish(self) {
         // Its panic was logged; there is nothing left to save.
         let _ = self.thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_told_by_device_and_inode() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let metadata = file.as_file().metadata().unwrap();
+        let stream = format!("{}:{}", metadata.dev(), metadata.ino());
+        assert!(is_journal(file.path(), Some(&stream)));
+        assert!(!is_journal(file.path(), Some(&format!("{stream}0"))));
+        assert!(!is_journal(file.path(), None));
+        assert!(!is_journal(Path::new("/nowhere"), Some(&stream)));
     }
 }

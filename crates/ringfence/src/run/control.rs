@@ -439,6 +439,7 @@ fn needs_upgrade(before: &Config, next: &Config) -> Vec<&'static str> {
         ("server.user", user(before) != user(next)),
         ("server.access_log", before.access_log != next.access_log),
         ("server.access_log_format", before.access_log_format != next.access_log_format),
+        ("server.access_log_targets", before.access_log_targets != next.access_log_targets),
         ("server.admin", before.admin != next.admin),
         ("server.log", before.log != next.log),
     ]

@@ -357,7 +357,11 @@ fn the_process_is_checked() {
     for (text, expected) in [
         (
             "[server]\naccess_log_format = \"xml\"",
-            "5:21: `access_log_format` is \"xml\"; write \"text\" or \"json\"",
+            "5:21: `access_log_format` is \"xml\"; write \"text\" or \"json\" or \"combined\"",
+        ),
+        (
+            "[server]\naccess_log_targets = \"none\"",
+            "5:22: `access_log_targets` is \"none\"; write \"short\" or \"full\"",
         ),
         (
             "[server]\naccess_log = \"\"",

@@ -28,6 +28,7 @@ workers = 4
 user = "ringfence"
 access_log = "logs/access.log"
 access_log_format = "json"
+access_log_targets = "full"
 log = "info,ringfence=debug"
 
 [[homeserver]]
@@ -137,6 +138,7 @@ fn absent_keys_have_their_defaults() {
             user: None,
             access_log: AccessLog::Stdout,
             access_log_format: AccessLogFormat::Text,
+            access_log_targets: AccessLogTargets::Short,
             admin: Admin::Usual,
             log: "info".to_owned(),
         }
@@ -182,6 +184,7 @@ fn the_process_and_the_peers_that_it_believes_are_read() {
     assert_eq!(config.server.user.as_ref().unwrap().value, "ringfence");
     assert_eq!(config.server.access_log, AccessLog::File("/etc/ringfence/logs/access.log".into()));
     assert_eq!(config.server.access_log_format, AccessLogFormat::Json);
+    assert_eq!(config.server.access_log_targets, AccessLogTargets::Full);
     assert_eq!(config.server.log, "info,ringfence=debug");
 }
 
