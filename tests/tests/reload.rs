@@ -243,8 +243,8 @@ fn reloads_asked_for_at_once_are_all_done() {
 /// A pipe in the place of the file stands for what may keep a reload waiting: a name lookup, a network disk.
 fn make_it_hang(proxy: &Proxy) {
     let path = proxy.folder().join(CONFIG);
-    fs::remove_file(&path).unwrap();
-    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    fs::remove_file(&path).expect("it can be removed");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
     assert!(made.success());
 }
 
@@ -305,8 +305,8 @@ fn shown(proxy: &Proxy) -> Vec<u8> {
 
 fn put(folder: &Path, name: &str, content: &str) {
     let beside = folder.join("beside");
-    fs::write(&beside, content).unwrap();
-    fs::rename(beside, folder.join(name)).unwrap();
+    fs::write(&beside, content).expect("it can be written");
+    fs::rename(beside, folder.join(name)).expect("it can be renamed");
 }
 
 fn issue() -> Certificate {
