@@ -64,9 +64,12 @@ impl<S> Pool<S> {
         let first = self.turn.get();
         self.turn.set((first + 1) % count);
         let ring = move || (0..count).map(move |step| (first + step) % count);
-        let avoided =
-            move |server: &usize| self.servers[*server].avoid_until.get().is_some_and(|until| until > now);
-        ring().filter(move |server| !avoided(server)).chain(ring().filter(avoided))
+        // Judged now, so that a server that fails while this order is followed is not tried again at its end.
+        let avoided = (0..count.min(AVOIDABLE_MAX))
+            .filter(|server| self.servers[*server].avoid_until.get().is_some_and(|until| until > now))
+            .fold(0_u64, |avoided, server| avoided | 1 << server);
+        let is_avoided = move |server: &usize| *server < AVOIDABLE_MAX && avoided >> *server & 1 == 1;
+        ring().filter(move |server| !is_avoided(server)).chain(ring().filter(is_avoided))
     }
 
     /// A dial to this server failed.
@@ -109,6 +112,9 @@ impl<S> Pool<S> {
     }
 }
 
+/// Servers of one upstream that can be passed over: a bit for each in a word. Those beyond are tried in their turn.
+const AVOIDABLE_MAX: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +148,13 @@ mod tests {
         let (pool, now) = (Pool::new(1), Instant::now());
         pool.record_failure(0, now);
         assert_eq!(order(&pool, now), [0]);
+    }
+
+    #[test]
+    fn a_server_that_fails_while_an_order_is_followed_is_not_tried_twice() {
+        let (pool, now) = (Pool::<u32>::new(2), Instant::now());
+        let tried: Vec<_> = pool.order(now).inspect(|server| pool.record_failure(*server, now)).collect();
+        assert_eq!(tried, [0, 1]);
     }
 
     #[test]
