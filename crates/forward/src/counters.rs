@@ -4,6 +4,7 @@
 //! number of an exchange before another.
 
 use std::{
+    ops::Deref,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
@@ -39,11 +40,45 @@ pub struct Counters {
 
     /// Connections of clients that are open. This and what follows is written every `TICK`.
     pub open: AtomicU64,
-    /// Idle connections to upstream servers.
-    pub upstream_idle: AtomicU64,
+    /// Servers of all upstreams, in the order of the snapshot.
+    pub servers: Servers,
     /// The worker's thread, for the system's accounts of it.
     pub thread: AtomicU32,
 }
+
+/// A server of an upstream, as one worker sees it.
+#[derive(Debug, Default)]
+pub struct ServerGauges {
+    /// Idle connections to it.
+    pub idle: AtomicU64,
+    /// Requests that are with it.
+    pub in_flight: AtomicU64,
+    /// 1 while it is passed over, because the last dial failed.
+    pub avoided: AtomicU64,
+    /// Dials that failed, since the start.
+    pub dials_failed: AtomicU64,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Servers(Box<[ServerGauges; SERVERS_MAX]>);
+
+impl Default for Servers {
+    fn default() -> Self {
+        Servers(Box::new(std::array::from_fn(|_| ServerGauges::default())))
+    }
+}
+
+impl Deref for Servers {
+    type Target = [ServerGauges; SERVERS_MAX];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// Servers that can be watched one by one: more than anybody has behind one edge. Those beyond are served all the same.
+pub const SERVERS_MAX: usize = 64;
 
 /// How a TLS handshake went that succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

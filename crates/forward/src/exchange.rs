@@ -224,6 +224,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             let asked_at = self.worker.env.now();
             self.progress.asked_at.set(Some(asked_at));
             let underway = self.worker.env.underway().begin(asked_at);
+            let _in_flight = self.live.pools[upstream].begin(link.server);
             self.progress.request_sent.set(false);
             match self.converse(inbox, &link.stream, content_max, forwarded).await {
                 Ok(Answered::Upgraded(leftover)) => {

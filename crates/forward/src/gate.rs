@@ -2,7 +2,8 @@
 //! opens and when it closes.
 
 use std::{
-    collections::HashMap,
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
     hash::{BuildHasher, RandomState},
     net::IpAddr,
     sync::{
@@ -93,6 +94,40 @@ impl Pass {
     }
 }
 
+/// A look at who has connections open, for the control plane.
+#[derive(Clone)]
+pub struct Clients(Arc<Gate>);
+
+impl Clients {
+    pub(crate) fn of(gate: &Arc<Gate>) -> Self {
+        Clients(gate.clone())
+    }
+
+    /// The clients with the most open connections, the one with the most first: at most `count` of them. An IPv6 client is
+    /// its /64. Holds up a worker for as long as it takes to look through a 64th of the clients.
+    pub fn most_connected(&self, count: usize) -> Vec<(IpAddr, usize)> {
+        // The one with the fewest on top, to be displaced.
+        let mut most = BinaryHeap::with_capacity(count + 1);
+        for shard in &self.0.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (client, open) in shard.iter() {
+                if most.len() < count || most.peek().is_some_and(|Reverse((fewest, _))| open > fewest) {
+                    most.push(Reverse((*open, *client)));
+                }
+                if most.len() > count {
+                    most.pop();
+                }
+            }
+        }
+        most.into_sorted_vec().into_iter().map(|Reverse((open, client))| (client, open)).collect()
+    }
+
+    /// How many clients have a connection open.
+    pub fn count(&self) -> usize {
+        self.0.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
         self.gate.leave(self.client);
@@ -158,5 +193,20 @@ mod tests {
         drop(pass);
         assert_eq!(gate.total.load(Ordering::Relaxed), 0);
         assert!(gate.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
+    }
+
+    #[test]
+    fn those_with_the_most_connections_are_told_and_no_more_than_asked_for() {
+        let (gate, limits) = (Gate::new(), limits(10_000, 1000));
+        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let _passes: Vec<_> = (1..=100_u8)
+            .flat_map(|last| (0..last).map(move |_| last))
+            .map(|last| gate.admit(address(last), false, &limits).unwrap())
+            .collect();
+        let clients = Clients::of(&gate);
+        assert_eq!(clients.most_connected(3), [(address(100), 100), (address(99), 99), (address(98), 98)]);
+        assert_eq!(clients.most_connected(0), []);
+        assert_eq!(clients.most_connected(1000).len(), 100);
+        assert_eq!(clients.count(), 100);
     }
 }

@@ -52,7 +52,9 @@ pub use simulation::script;
 
 pub use counters::{
     BUCKETS, CLASSES_MAX, ClassCounters, Counters, ExchangeKind, Exchanges, Handshake, Histogram, METHODS,
+    SERVERS_MAX, ServerGauges,
 };
+pub use gate::Clients;
 pub use listen::bind;
 pub use record::{Batches, LogFormat, LogLayout, LogSender, WriteTarget, log_queue};
 pub use workers::{Driver, ListenerSocket, Plan, Totals, Workers};

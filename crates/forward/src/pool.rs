@@ -23,6 +23,28 @@ pub(crate) struct ServerState<S> {
     idle: RefCell<VecDeque<Idle<S>>>,
     /// The last dial failed; passed over until then while others work.
     avoid_until: Cell<Option<Instant>>,
+    /// Requests that are with it.
+    in_flight: Cell<usize>,
+    /// Dials that failed, since the start.
+    dials_failed: Cell<u64>,
+}
+
+/// A server as those see it who watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServerStock {
+    pub(crate) idle: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) avoided: bool,
+    pub(crate) dials_failed: u64,
+}
+
+/// A request that is with a server; dropping it is its end.
+pub(crate) struct InFlight<'p>(&'p Cell<usize>);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 struct Idle<S> {
@@ -32,7 +54,12 @@ struct Idle<S> {
 
 impl<S> Default for ServerState<S> {
     fn default() -> Self {
-        Self { idle: RefCell::default(), avoid_until: Cell::new(None) }
+        Self {
+            idle: RefCell::default(),
+            avoid_until: Cell::new(None),
+            in_flight: Cell::new(0),
+            dials_failed: Cell::new(0),
+        }
     }
 }
 
@@ -53,9 +80,21 @@ impl<S> Pool<S> {
         self.servers[index].clone()
     }
 
-    /// Idle connections.
-    pub(crate) fn idle(&self) -> usize {
-        self.servers.iter().map(|server| server.idle.borrow().len()).sum()
+    /// What is known of each server.
+    pub(crate) fn stock(&self, now: Instant) -> impl Iterator<Item = ServerStock> + '_ {
+        self.servers.iter().map(move |server| ServerStock {
+            idle: server.idle.borrow().len(),
+            in_flight: server.in_flight.get(),
+            avoided: server.avoid_until.get().is_some_and(|until| until > now),
+            dials_failed: server.dials_failed.get(),
+        })
+    }
+
+    /// A request goes to this server.
+    pub(crate) fn begin(&self, server: usize) -> InFlight<'_> {
+        let in_flight = &self.servers[server].in_flight;
+        in_flight.set(in_flight.get() + 1);
+        InFlight(in_flight)
     }
 
     /// The servers in the order in which to try them: from the one whose turn it is, those that failed lately last.
@@ -74,7 +113,9 @@ impl<S> Pool<S> {
 
     /// A dial to this server failed.
     pub(crate) fn record_failure(&self, server: usize, now: Instant) {
-        self.servers[server].avoid_until.set(Some(now + SERVER_RETRY_AFTER));
+        let server = &self.servers[server];
+        server.avoid_until.set(Some(now + SERVER_RETRY_AFTER));
+        server.dials_failed.set(server.dials_failed.get() + 1);
     }
 
     /// A dial to this server succeeded.
@@ -178,5 +219,20 @@ mod tests {
         assert_eq!(pool.servers[0].idle.borrow().len(), UPSTREAM_IDLE_MAX / 2);
         pool.sweep(now + Duration::from_secs(2), Duration::from_secs(2), |_| false);
         assert_eq!(pool.check_out(0), None);
+    }
+
+    #[test]
+    fn what_is_known_of_a_server_is_told() {
+        let (pool, now) = (Pool::new(2), Instant::now());
+        pool.check_in(0, 1, now);
+        pool.record_failure(1, now);
+        let underway = [pool.begin(0), pool.begin(0)];
+        let known = ServerStock { idle: 1, in_flight: 2, avoided: false, dials_failed: 0 };
+        let failed = ServerStock { idle: 0, in_flight: 0, avoided: true, dials_failed: 1 };
+        assert_eq!(pool.stock(now).collect::<Vec<_>>(), [known, failed]);
+        drop(underway);
+        let later = now + SERVER_RETRY_AFTER;
+        let expected = [ServerStock { in_flight: 0, ..known }, ServerStock { avoided: false, ..failed }];
+        assert_eq!(pool.stock(later).collect::<Vec<_>>(), expected);
     }
 }

@@ -174,7 +174,14 @@ impl<E: Environment> Worker<E> {
         let store =
             |gauge: &std::sync::atomic::AtomicU64, value: usize| gauge.store(value as u64, Ordering::Relaxed);
         store(&self.counters.open, self.open.get());
-        store(&self.counters.upstream_idle, self.live.borrow().pools.iter().map(Pool::idle).sum());
+        let (live, now) = (self.live.borrow(), self.env.recently());
+        let stock = live.pools.iter().flat_map(|pool| pool.stock(now));
+        for (gauges, stock) in self.counters.servers.iter().zip(stock) {
+            store(&gauges.idle, stock.idle);
+            store(&gauges.in_flight, stock.in_flight);
+            store(&gauges.avoided, usize::from(stock.avoided));
+            gauges.dials_failed.store(stock.dials_failed, Ordering::Relaxed);
+        }
     }
 
     /// Stops taking work; idle connections end.

@@ -19,7 +19,7 @@ use crate::{
     allowance::Allowances,
     counters::Counters,
     environment::{Environment, Ring, before, within},
-    gate::Gate,
+    gate::{Clients, Gate},
     limits::{RING_COMPLETIONS, RING_ENTRIES, SWEEP_TICKS, TICK},
     listen,
     record::LogSender,
@@ -64,6 +64,7 @@ pub struct ListenerSocket {
 /// The running workers.
 pub struct Workers {
     workers: Vec<Handle>,
+    gate: Arc<Gate>,
 }
 
 struct Handle {
@@ -97,7 +98,7 @@ impl Workers {
     /// When a thread, a ring or a socket cannot be made: the first such error; nothing is left running.
     pub fn start(plan: Plan) -> io::Result<Workers> {
         let (gate, allowances) = (Gate::new(), Allowances::new(Instant::now()));
-        let mut workers = Workers { workers: Vec::new() };
+        let mut workers = Workers { workers: Vec::new(), gate: gate.clone() };
         let (started, starts) = channel();
         for (index, sockets) in plan.sockets.into_iter().enumerate() {
             let (mailbox, messages) = channel();
@@ -168,6 +169,11 @@ impl Workers {
     /// What each worker has counted so far.
     pub fn counters(&self) -> Vec<Arc<Counters>> {
         self.workers.iter().map(|worker| worker.counters.clone()).collect()
+    }
+
+    /// Who has connections open.
+    pub fn clients(&self) -> Clients {
+        Clients::of(&self.gate)
     }
 
     /// Whether a worker has ended although it was not told to.

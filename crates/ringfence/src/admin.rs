@@ -294,6 +294,7 @@ impl Site {
         }
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         match (request.uri().path(), is_read) {
+            ("/", true) => page(),
             ("/metrics", true) => typed(StatusCode::OK, metrics::CONTENT_TYPE, metrics::text(&self.view)),
             ("/status", true) => {
                 typed(StatusCode::OK, "application/json", status::status(&self.view).to_string())
@@ -311,12 +312,13 @@ impl Site {
                 self.command(CommandKind::Upgrade).await
             }
             (
-                "/metrics" | "/status" | "/connections" | "/healthz" | "/readyz" | "/reload" | "/upgrade",
+                "/" | "/metrics" | "/status" | "/connections" | "/healthz" | "/readyz" | "/reload"
+                | "/upgrade",
                 _,
             ) => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "not found; there are /metrics /status /connections /healthz /readyz\n",
+                "not found; there are / /metrics /status /connections /healthz /readyz\n",
             ),
         }
     }
@@ -346,6 +348,21 @@ fn is_local_host(request: &Request<Incoming>) -> bool {
         host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
     matches!(name, "localhost" | "[::1]") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
+
+/// The live status page: one file that asks nobody but `/status`.
+fn page() -> Response<Full<Bytes>> {
+    let mut response =
+        typed(StatusCode::OK, "text/html; charset=utf-8", include_str!("admin/page.html").to_owned());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, header::HeaderValue::from_static(PAGE_POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, header::HeaderValue::from_static("no-referrer"));
+    response
+}
+
+/// What the page may do: run what stands in it, ask this listener. Nobody may frame it.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+    img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 fn text(status: StatusCode, content: &str) -> Response<Full<Bytes>> {
     typed(status, "text/plain; charset=utf-8", content.to_owned())

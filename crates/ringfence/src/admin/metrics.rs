@@ -19,7 +19,7 @@ use ringfence_forward::{ClassCounters, Counters, Handshake, Histogram, METHODS, 
 use ringfence_matrix::EndpointClass;
 
 use super::{
-    status::{self, thread_seconds},
+    status::{self, ServerStatus, thread_seconds},
     view::View,
 };
 
@@ -82,10 +82,11 @@ impl Collector for Page {
             sum(|worker| &worker.open) as f64,
         )?;
         out.gauge(
-            "upstream_connections_idle",
-            "Idle connections to upstream servers",
-            sum(|worker| &worker.upstream_idle) as f64,
+            "connections_max",
+            "Connections of clients that may be open",
+            running.snapshot.limits.connections_max as f64,
         )?;
+        out.gauge("clients_connected", "Clients that have a connection open", view.clients.count() as f64)?;
         out.counter("requests", "Requests answered, by whomever", sum(|worker| &worker.requests))?;
         out.counter("panics", "Panics caught; each ended one connection", sum(|worker| &worker.panics))?;
         out.counter(
@@ -98,6 +99,7 @@ impl Collector for Page {
         self.exchanges(&mut out)?;
         self.classes(&mut out)?;
         self.workers(&mut out)?;
+        self.servers(&mut out)?;
         self.certificates(&mut out)?;
         let deeds = &view.deeds;
         out.counters(
@@ -153,8 +155,7 @@ impl Page {
             MetricType::Counter,
         )?;
         for refusal in Refusal::ALL {
-            let count = self.0.counters.iter().map(|worker| load(&worker.refusals[refusal as usize])).sum();
-            ConstCounter::<u64>::new(count)
+            ConstCounter::<u64>::new(status::refused(&self.0, refusal))
                 .encode(family.encode_family(&[("reason", format!("{refusal:?}"))])?)?;
         }
         Ok(())
@@ -257,6 +258,35 @@ impl Page {
         Ok(())
     }
 
+    fn servers(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let servers = status::servers(&self.0);
+        let gauges: [PerServer; 3] = [
+            ("upstream_up", "0 while a server is passed over because a dial failed", |server| {
+                f64::from(server.up)
+            }),
+            ("upstream_connections_idle", "Idle connections to a server", |server| server.idle as f64),
+            ("upstream_requests_in_flight", "Requests that are with a server", |server| {
+                server.in_flight as f64
+            }),
+        ];
+        let labels = |server: &ServerStatus| {
+            [("upstream", server.upstream.to_string()), ("server", server.server.clone())]
+        };
+        for (name, help, value) in gauges {
+            let mut family = out.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for server in &servers {
+                ConstGauge::new(value(server)).encode(family.encode_family(&labels(server))?)?;
+            }
+        }
+        let help = "Connections to a server that could not be made";
+        let mut family =
+            out.encoder.encode_descriptor("upstream_dials_failed", help, None, MetricType::Counter)?;
+        for server in &servers {
+            ConstCounter::new(server.dials_failed).encode(family.encode_family(&labels(server))?)?;
+        }
+        Ok(())
+    }
+
     fn certificates(&self, out: &mut Out<'_>) -> Result<(), Error> {
         let mut family = out.encoder.encode_descriptor(
             "certificate_expiry_seconds",
@@ -279,6 +309,9 @@ impl Page {
 type Part<T> = (&'static str, &'static str, fn(&ClassCounters) -> &T);
 /// The same for a worker.
 type Number = (&'static str, &'static str, fn(&Counters) -> f64);
+
+/// The same for a server.
+type PerServer = (&'static str, &'static str, fn(&ServerStatus) -> f64);
 
 /// Puts single numbers down.
 struct Out<'a> {

@@ -3,11 +3,14 @@
 use std::{
     collections::BTreeMap,
     fs,
-    sync::atomic::Ordering,
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use ringfence_forward::{BUCKETS, ExchangeKind, Handshake, Histogram, respond::Refusal};
+use ringfence_forward::{
+    BUCKETS, ExchangeKind, Handshake, Histogram, SERVERS_MAX, ServerGauges, respond::Refusal, snapshot,
+};
 use ringfence_matrix::EndpointClass;
 use serde_json::{Map, Value, json};
 
@@ -17,25 +20,28 @@ use super::view::View;
 ///
 /// ```json
 /// {"version": "0.1.0", "pid": 1, "now": 1764000000.0, "started": …, "state": "serving" | "leaving", "generation": 1,
-///  "config": "/etc/…", "listeners": [{"address", "tls", "redirect", "retired"}],
-///  "connections": {"open", "accepted", "refused"}, "handshakes": {"1.3 full": 0, …, "failed": 0},
-///  "bucket_ends_ms": [0.5, …],
+///  "config": "/etc/…", "listeners": [{"address", "tls", "redirect", "retired", "requests"}],
+///  "connections": {"open", "max", "accepted", "refused"}, "handshakes": {"1.3 full": 0, …, "failed": 0},
+///  "requests": 0, "errors": {"own": 0, "upstream": 0}, "bucket_ends_ms": [0.5, …],
 ///  "classes": [{"class", "requests", "status": {"2xx": 0, …, "left": 0}, "bytes_in", "bytes_out",
 ///               "total": {"buckets": […], "sum_ms"}, "upstream": {…}}],
-///  "refusals": {"BadGateway": 0, …}, "upstreams": [{"servers": ["127.0.0.1:8008"]}],
+///  "refusals": {"BadGateway": 0, …},
+///  "upstreams": [{"servers": [{"server": "127.0.0.1:8008", "up", "idle", "in_flight", "dials_failed"}]}],
 ///  "certificates": [{"file", "names", "not_after", "days_left"}],
 ///  "workers": [{"open", "requests", "cpu_seconds"}], "resident_bytes", "descriptors", "panics", "log_lines_dropped",
-///  "reloads": {"done", "refused"}, "certificate_swaps": {…}, "recent": [{"time", "level", "message"}]}
+///  "reloads": {"done", "refused"}, "certificate_swaps": {…}, "upgrades_failed",
+///  "recent": [{"time", "level", "message"}]}
 /// ```
-/// Counts are since the start, times in seconds since the epoch.
+/// Counts are since the start, times in seconds since the epoch. Errors are answers with a 5xx status, made here or passed on.
 pub(super) fn status(view: &View) -> Value {
     let running = view.running();
+    let exchanges = exchanges(view);
     let now = SystemTime::now();
-    let sum = |of: fn(&ringfence_forward::Counters) -> &std::sync::atomic::AtomicU64| -> u64 {
+    let sum = |of: fn(&ringfence_forward::Counters) -> &AtomicU64| -> u64 {
         view.counters.iter().map(|worker| of(worker).load(Ordering::Relaxed)).sum()
     };
     let deeds = &view.deeds;
-    let both = |done: &std::sync::atomic::AtomicU64, refused: &std::sync::atomic::AtomicU64| json!({"done": done.load(Ordering::Relaxed), "refused": refused.load(Ordering::Relaxed)});
+    let both = |done: &AtomicU64, refused: &AtomicU64| json!({"done": done.load(Ordering::Relaxed), "refused": refused.load(Ordering::Relaxed)});
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
@@ -44,27 +50,27 @@ pub(super) fn status(view: &View) -> Value {
         "state": if view.is_leaving() { "leaving" } else { "serving" },
         "generation": running.generation,
         "config": running.config.file.display().to_string(),
-        "listeners": running.snapshot.listeners.iter().map(|listener| json!({
+        "listeners": running.snapshot.listeners.iter().zip(0..).map(|(listener, index)| json!({
             "address": listener.address.to_string(),
             "tls": listener.tls.is_some(),
             "redirect": listener.redirect,
             "retired": listener.retired,
+            "requests": count_where(&exchanges, |kind| kind.listener == index),
         })).collect::<Vec<_>>(),
         "connections": {
             "open": sum(|worker| &worker.open),
             "accepted": sum(|worker| &worker.connections),
+            "max": running.snapshot.limits.connections_max,
             "refused": sum(|worker| &worker.connections_refused),
             "proxy_headers_refused": sum(|worker| &worker.proxy_headers_refused),
-            "upstream_idle": sum(|worker| &worker.upstream_idle),
         },
         "requests": sum(|worker| &worker.requests),
+        "errors": errors(view, &exchanges),
         "handshakes": handshakes(view),
         "bucket_ends_ms": BUCKETS.map(|end| end as f64 / 1e3),
-        "classes": classes(view),
+        "classes": classes(view, &exchanges),
         "refusals": refusals(view),
-        "upstreams": running.snapshot.upstreams.iter().map(|upstream| json!({
-            "servers": upstream.servers.iter().map(|server| server.name.clone()).collect::<Vec<_>>(),
-        })).collect::<Vec<_>>(),
+        "upstreams": upstreams(view),
         "certificates": running.certificates.iter().map(|certificate| json!({
             "file": certificate.chain_path().display().to_string(),
             "names": certificate.names(),
@@ -82,6 +88,7 @@ pub(super) fn status(view: &View) -> Value {
         "log_lines_dropped": view.log_lines_dropped(),
         "reloads": both(&deeds.reloads, &deeds.reloads_failed),
         "certificate_swaps": both(&deeds.certificates_swapped, &deeds.certificates_refused),
+        "upgrades_failed": deeds.upgrades_failed.load(Ordering::Relaxed),
         "recent": view.recent.lines().iter().map(|line| json!({
             "time": epoch(line.time),
             "level": line.level.as_str(),
@@ -90,10 +97,86 @@ pub(super) fn status(view: &View) -> Value {
     })
 }
 
-/// Who holds how many connections: `{"open": 5, "workers": [3, 2]}`.
+/// Who holds how many connections:
+/// `{"open": 5, "max": 65536, "workers": [3, 2], "clients": 1, "most": [{"client": "192.0.2.1", "open": 5}]}`.
 pub(super) fn connections(view: &View) -> Value {
     let open: Vec<u64> = view.counters.iter().map(|worker| worker.open.load(Ordering::Relaxed)).collect();
-    json!({"open": open.iter().sum::<u64>(), "workers": open})
+    let network = |client: IpAddr| match client {
+        IpAddr::V4(_) => client.to_string(),
+        IpAddr::V6(_) => format!("{client}/64"),
+    };
+    let most = view.clients.most_connected(CLIENTS_MAX);
+    json!({
+        "open": open.iter().sum::<u64>(),
+        "max": view.running().snapshot.limits.connections_max,
+        "workers": open,
+        "clients": view.clients.count(),
+        "most": most.into_iter().map(|(client, open)| json!({"client": network(client), "open": open})).collect::<Vec<_>>(),
+    })
+}
+
+/// Clients that are told: those that an operator would look at one by one.
+const CLIENTS_MAX: usize = 50;
+
+/// A server of an upstream with what all workers together know of it.
+pub(super) struct ServerStatus {
+    pub(super) upstream: usize,
+    pub(super) server: String,
+    /// No worker passes it over.
+    pub(super) up: bool,
+    pub(super) idle: u64,
+    pub(super) in_flight: u64,
+    pub(super) dials_failed: u64,
+}
+
+/// Every server that can be watched.
+pub(super) fn servers(view: &View) -> Vec<ServerStatus> {
+    let running = view.running();
+    let upstreams = running.snapshot.upstreams.iter().enumerate();
+    let servers =
+        upstreams.flat_map(|(index, upstream)| upstream.servers.iter().map(move |server| (index, server)));
+    let status = |(at, (upstream, server)): (usize, (usize, &snapshot::Server))| {
+        let sum = |of: fn(&ServerGauges) -> &AtomicU64| -> u64 {
+            view.counters.iter().map(|worker| of(&worker.servers[at]).load(Ordering::Relaxed)).sum()
+        };
+        ServerStatus {
+            upstream,
+            server: server.name.clone(),
+            up: sum(|server| &server.avoided) == 0,
+            idle: sum(|server| &server.idle),
+            in_flight: sum(|server| &server.in_flight),
+            dials_failed: sum(|server| &server.dials_failed),
+        }
+    };
+    servers.take(SERVERS_MAX).enumerate().map(status).collect()
+}
+
+fn upstreams(view: &View) -> Value {
+    let mut upstreams = vec![json!({"servers": []}); view.running().snapshot.upstreams.len()];
+    for ServerStatus { upstream, server, up, idle, in_flight, dials_failed } in servers(view) {
+        let status = json!({"server": server, "up": up, "idle": idle, "in_flight": in_flight, "dials_failed": dials_failed});
+        if let Some(servers) =
+            upstreams.get_mut(upstream).and_then(|upstream| upstream["servers"].as_array_mut())
+        {
+            servers.push(status);
+        }
+    }
+    upstreams.into()
+}
+
+/// Answers with a 5xx status, by who made them.
+fn errors(view: &View, exchanges: &BTreeMap<ExchangeKind, u64>) -> Value {
+    let own: u64 = Refusal::ALL
+        .into_iter()
+        .filter(|refusal| refusal.status() >= 500)
+        .map(|refusal| refused(view, refusal))
+        .sum();
+    let all = count_where(exchanges, |kind| kind.status >= 500);
+    json!({"own": own, "upstream": all.saturating_sub(own)})
+}
+
+fn count_where(exchanges: &BTreeMap<ExchangeKind, u64>, is_meant: impl Fn(&ExchangeKind) -> bool) -> u64 {
+    exchanges.iter().filter(|(kind, _)| is_meant(kind)).map(|(_, count)| count).sum()
 }
 
 fn handshakes(view: &View) -> Value {
@@ -117,26 +200,21 @@ fn handshakes(view: &View) -> Value {
 }
 
 fn refusals(view: &View) -> Value {
-    let count = |refusal: Refusal| -> u64 {
-        view.counters.iter().map(|worker| worker.refusals[refusal as usize].load(Ordering::Relaxed)).sum()
-    };
-    Refusal::ALL
-        .into_iter()
-        .map(|refusal| (format!("{refusal:?}"), Value::from(count(refusal))))
-        .collect::<Map<_, _>>()
-        .into()
+    let counts =
+        Refusal::ALL.into_iter().map(|refusal| (format!("{refusal:?}"), refused(view, refusal).into()));
+    counts.collect::<Map<_, Value>>().into()
 }
 
-fn classes(view: &View) -> Value {
-    let exchanges = exchanges(view);
+/// How often this was said.
+pub(super) fn refused(view: &View, refusal: Refusal) -> u64 {
+    view.counters.iter().map(|worker| worker.refusals[refusal as usize].load(Ordering::Relaxed)).sum()
+}
+
+fn classes(view: &View, exchanges: &BTreeMap<ExchangeKind, u64>) -> Value {
     let one = |class: EndpointClass| {
         let mut by_status = BTreeMap::<&str, u64>::new();
-        for (_, count, status) in exchanges
-            .iter()
-            .filter(|(kind, _)| kind.class == class as u8)
-            .map(|(kind, count)| (kind, *count, kind.status))
-        {
-            *by_status.entry(status_class(status)).or_default() += count;
+        for (kind, count) in exchanges.iter().filter(|(kind, _)| kind.class == class as u8) {
+            *by_status.entry(status_class(kind.status)).or_default() += count;
         }
         let counters = || view.counters.iter().map(move |worker| &worker.classes[class as usize]);
         let times = |of: fn(&ringfence_forward::ClassCounters) -> &Histogram| {

@@ -10,7 +10,7 @@ use std::{
     time::SystemTime,
 };
 
-use ringfence_forward::{Counters, LogSender};
+use ringfence_forward::{Clients, Counters, LogSender};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -24,6 +24,7 @@ pub(crate) struct View {
     running: Mutex<Running>,
     /// One for each worker.
     pub(crate) counters: Vec<Arc<Counters>>,
+    pub(crate) clients: Clients,
     log: Option<LogSender>,
     pub(crate) recent: Recent,
     pub(crate) deeds: Deeds,
@@ -41,12 +42,14 @@ impl View {
     pub(crate) fn new(
         running: Running,
         counters: Vec<Arc<Counters>>,
+        clients: Clients,
         log: Option<LogSender>,
         recent: Recent,
     ) -> Self {
         Self {
             running: Mutex::new(running),
             counters,
+            clients,
             log,
             recent,
             deeds: Deeds::default(),

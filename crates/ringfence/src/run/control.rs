@@ -179,7 +179,7 @@ impl Control {
         recent: Recent,
     ) -> Self {
         let (log, log_writer) = log.unzip();
-        let view = View::new(running.clone(), workers.counters(), log.clone(), recent);
+        let view = View::new(running.clone(), workers.counters(), workers.clients(), log.clone(), recent);
         Self {
             running,
             workers,
@@ -227,12 +227,18 @@ impl Control {
             }
         };
         self.view.leaves();
-        // Who waits for an answer hears that this process ends.
+        // Who asks for something now is told that this process ends.
         drop(asked);
-        if let Some(admin) = admin {
-            admin.stop(matches!(end, End::Told)).await;
+        // While it drains it can be watched, and says that it is not ready. Another process has an admin listener of its own.
+        let (admin, superseded) = if matches!(end, End::Told) { (admin, None) } else { (None, admin) };
+        if let Some(admin) = superseded {
+            admin.stop(false).await;
         }
-        self.finish(end, signals).await
+        let totals = self.finish(end, signals).await;
+        if let Some(admin) = admin {
+            admin.stop(true).await;
+        }
+        totals
     }
 
     /// Does one thing. Returns the process that has taken over, if that is what it was.
