@@ -1,4 +1,5 @@
 //! Upgrade: another process takes over the listening sockets, and the one before finishes what it has begun.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by a panic")]
 
 use std::fs;
 use std::io::{ErrorKind, Write};
