@@ -454,3 +454,37 @@ fn admin_off_listens_nowhere() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("server.admin is \"off\""), "{output:?}");
 }
+
+#[test]
+fn top_prints_what_status_tells() {
+    let origin = homeserver();
+    let (builder, place) = watched(Proxy::to(&origin));
+    let proxy = builder.start();
+    counted(place.address(), send_some_of_everything(&proxy));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("ringfence.toml");
+    fs::write(&config, format!("[server]\nadmin = \"{}\"\n", place.address())).expect("written");
+    let output = ringfence(&["top", "--once", "--config", &config.to_string_lossy()]);
+    assert!(output.status.success(), "{output:?}");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("serving  up ") && shown.contains(&format!("pid {}", proxy.pid())), "{shown}");
+    let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).expect("a line").to_owned();
+    for (class, requests) in
+        [("sync", "3"), ("send", "2"), ("login", "1"), ("media_down", "1"), ("keys", "0")]
+    {
+        assert_eq!(line(class).split_whitespace().last(), Some(requests), "{shown}");
+    }
+    assert!(line(&origin.address().to_string()).contains(" up "), "{shown}");
+    assert!(!shown.contains('\x1b'), "no escape sequences where there is no terminal: {shown}");
+}
+
+#[test]
+fn top_says_whom_it_cannot_reach() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("ringfence.toml");
+    fs::write(&config, "[server]\nadmin = \"unix:nobody.sock\"\n").expect("written");
+    let output = ringfence(&["top", "--config", &config.to_string_lossy()]);
+    assert!(!output.status.success());
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("nobody.sock") && told.contains("is ringfence running"), "{told}");
+}

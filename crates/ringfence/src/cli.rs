@@ -59,6 +59,17 @@ pub(crate) enum Command {
     /// fault, 1 when there is one, 2 when nothing could be checked.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(Doctor),
+    /// Show what the running ringfence does: requests, latency and errors by endpoint class, upstream servers, certificates.
+    ///
+    /// Drawn anew every two seconds; `q` ends it. The status page of the admin listener (`server.admin`) shows the same with
+    /// charts.
+    Top {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Print it one time, with numbers since the start, and end.
+        #[arg(long)]
+        once: bool,
+    },
     /// Try it now: no config file, no root, nothing left behind.
     ///
     /// Serves a stand-in homeserver on 127.0.0.1:8443 and :8448 with a throwaway certificate, and prints the curl

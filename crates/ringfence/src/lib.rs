@@ -20,6 +20,7 @@ mod routing;
 mod run;
 #[doc(hidden)]
 pub mod stages;
+mod top;
 
 use std::{error::Error, path::Path, process::ExitCode};
 
@@ -58,6 +59,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Run(file) => run::run(config::load(&file.config).inspect_err(run::upgrade::cannot_follow)?),
         Command::Reload(file) => tell(&file.config, "/reload"),
         Command::Upgrade(file) => tell(&file.config, "/upgrade"),
+        Command::Top { file, once } => top::run(&file.config, once),
         Command::Demo => demo::run(),
         Command::ConfigReference => {
             print!("{}", config::reference());
