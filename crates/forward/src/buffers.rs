@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    kernel_pipes::KernelPipes,
     limits::{
         BULK_BUFFER_BYTES, BULK_BYTES_MAX, HEAD_BUFFER_BYTES, HEAD_BYTES_CAP, KIB, MIDDLE_BUFFER_BYTES,
         RELAY_BUFFER_BYTES,
@@ -20,30 +21,36 @@ use crate::{
 /// The buffers of one worker.
 #[derive(Clone)]
 pub struct Buffers {
-    sizes: Rc<[OneSize; SIZES.len()]>,
+    stock: Rc<Stock>,
+}
+
+struct Stock {
+    sizes: [OneSize; SIZES.len()],
+    pipes: KernelPipes,
 }
 
 /// A buffer on loan; dropping it gives it back.
 pub struct Buffer {
     bytes: Vec<u8>,
     size: usize,
-    sizes: Rc<[OneSize; SIZES.len()]>,
+    stock: Rc<Stock>,
 }
 
 impl Buffers {
     /// No buffer is allocated before the first one is taken.
     #[allow(clippy::new_without_default, reason = "a worker makes exactly one")]
     pub fn new() -> Buffers {
-        Buffers { sizes: Rc::new(SIZES.map(|_| OneSize::default())) }
+        let stock = Stock { sizes: SIZES.map(|_| OneSize::default()), pipes: KernelPipes::default() };
+        Buffers { stock: Rc::new(stock) }
     }
 
     /// The smallest buffer that holds `bytes`, or the largest there is.
     pub fn take(&self, bytes: usize) -> Buffer {
         let size = SIZES.iter().position(|size| *size >= bytes).unwrap_or(SIZES.len() - 1);
-        let OneSize { shelf, out } = &self.sizes[size];
+        let OneSize { shelf, out } = &self.stock.sizes[size];
         out.set(out.get() + 1);
         let bytes = shelf.take().unwrap_or_else(|| vec![0; SIZES[size]]);
-        Buffer { bytes, size, sizes: self.sizes.clone() }
+        Buffer { bytes, size, stock: self.stock.clone() }
     }
 
     /// A buffer for a body that moves fast, or the small one when the worker's budget is spent.
@@ -58,19 +65,25 @@ impl Buffers {
     }
 
     fn take_within(&self, budget: usize, bytes: usize) -> Option<Buffer> {
-        let bulk = self.sizes.iter().zip(SIZES).skip(BULK);
+        let bulk = self.stock.sizes.iter().zip(SIZES).skip(BULK);
         let bytes_out = bulk.map(|(size, bytes)| size.out.get() * bytes).sum::<usize>();
         (bytes_out + bytes <= budget).then(|| self.take(bytes))
     }
 
-    /// Frees buffers that nobody needs any more.
+    /// For what needs no buffer, because the kernel moves it.
+    pub(crate) fn pipes(&self) -> &KernelPipes {
+        &self.stock.pipes
+    }
+
+    /// Frees buffers and pipes that nobody needs any more.
     pub(crate) fn trim(&self) {
-        self.sizes.iter().for_each(|size| size.shelf.trim());
+        self.stock.sizes.iter().for_each(|size| size.shelf.trim());
+        self.stock.pipes.trim();
     }
 
     /// How many buffers are on loan, of all sizes.
     pub fn out(&self) -> usize {
-        self.sizes.iter().map(|size| size.out.get()).sum()
+        self.stock.sizes.iter().map(|size| size.out.get()).sum()
     }
 }
 
@@ -90,7 +103,7 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let OneSize { shelf, out } = &self.sizes[self.size];
+        let OneSize { shelf, out } = &self.stock.sizes[self.size];
         out.set(out.get() - 1);
         shelf.give(std::mem::take(&mut self.bytes), IDLE_BYTES_MAX / SIZES[self.size]);
     }
@@ -162,6 +175,6 @@ mod tests {
     fn idle_buffers_beyond_the_bound_are_freed() {
         let buffers = Buffers::new();
         drop((0..IDLE_BYTES_MAX / HEAD_BUFFER_BYTES + 10).map(|_| buffers.take(1)).collect::<Vec<_>>());
-        assert_eq!(buffers.sizes[0].shelf.len(), IDLE_BYTES_MAX / HEAD_BUFFER_BYTES);
+        assert_eq!(buffers.stock.sizes[0].shelf.len(), IDLE_BYTES_MAX / HEAD_BUFFER_BYTES);
     }
 }

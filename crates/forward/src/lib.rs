@@ -28,6 +28,7 @@ mod fields;
 mod front;
 mod gate;
 mod inbox;
+mod kernel_pipes;
 mod listen;
 mod pace;
 mod peer;

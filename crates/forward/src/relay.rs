@@ -1,8 +1,10 @@
 //! Moving a message from one connection to the other: heads with the body bytes beside them in one write, then the
-//! rest of the body through one recycled buffer.
+//! rest of the body through one recycled buffer, or through the kernel alone where nobody has to look at it ([`lane`]).
 //!
 //! Framing is checked while the bytes pass; nothing is held back, nothing is passed on that does not belong to the
 //! message. A buffer is held only between a read and its write.
+
+mod lane;
 
 use std::{
     future::poll_fn,
@@ -17,11 +19,15 @@ use ringfence_http1::{
 use crate::{
     buffers::{Buffer, Buffers},
     environment::Environment,
-    limits::{BULK_AFTER_BYTES, BULK_BUFFER_BYTES, MIDDLE_BUFFER_BYTES, RELAY_BUFFER_BYTES},
+    limits::{
+        BULK_AFTER_BYTES, BULK_BUFFER_BYTES, HEAD_BUFFER_BYTES, MIDDLE_BUFFER_BYTES, RELAY_BUFFER_BYTES,
+        SPLICED_BYTES_MIN,
+    },
     pace::Pace,
     transport::Transport,
     turns::Turn,
 };
+use lane::Lane;
 
 /// Where a body is between its head and its end.
 pub(crate) struct Body {
@@ -81,12 +87,32 @@ impl Body {
             }
             State::UntilClose => Taken { consumed: input.len(), content: input.len() as u64, ended: false },
         };
-        self.content_left = self.content_left.checked_sub(taken.content).ok_or(BodyFault::TooLarge)?;
+        self.count(taken.content)?;
         // Nor is the size of a chunk passed on that could never come whole: it might be read as another number.
         match &self.state {
             State::Chunked(decoder) if decoder.announced() > self.content_left => Err(BodyFault::TooLarge),
             _ => Ok(taken),
         }
+    }
+
+    fn count(&mut self, content: u64) -> Result<(), BodyFault> {
+        self.content_left = self.content_left.checked_sub(content).ok_or(BodyFault::TooLarge)?;
+        Ok(())
+    }
+
+    /// Bytes to come, if that is known.
+    fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            State::Chunked(_) | State::UntilClose => None,
+        }
+    }
+
+    /// Takes bytes that nobody looks at: at most those that are [left](Self::left).
+    fn pass(&mut self, bytes: u64) -> Result<(), BodyFault> {
+        let State::Length(left) = &mut self.state else { unreachable!("its bytes are looked at") };
+        *left = left.checked_sub(bytes).expect("no more is taken than is left");
+        self.count(bytes)
     }
 
     /// How much of `capacity` to read, so that bytes of a next message stay where they are if that can be known.
@@ -216,13 +242,7 @@ pub(crate) async fn send<E: Environment, T: Transport>(
             let filled = message.slices(taken, &mut slices);
             to.poll_write(cx, &slices[..filled])
         });
-        // The kernel tells of room in lumps of some 100 KiB; a slow receiver is not silent in between.
-        let mut held = None;
-        let take_stock = || {
-            let now = to.held();
-            held.replace(now).map_or(0, |before: usize| before.saturating_sub(now))
-        };
-        let step = pace.wait_watching(env, step, take_stock).await.map_err(|_| Fault::ReceiverSilent)?;
+        let step = pace.wait_watching(env, step, stock_of(to)).await.map_err(|_| Fault::ReceiverSilent)?;
         let step = step.map_err(|_| Fault::ReceiverClosed)?;
         taken += step;
         let before = unsent + step;
@@ -230,6 +250,16 @@ pub(crate) async fn send<E: Environment, T: Transport>(
         pace.moved(before.saturating_sub(unsent));
     }
     Ok(())
+}
+
+/// Counts what a receiver has taken since the last call, also while the socket tells of no room: it does so in lumps of some
+/// 100 KiB, and a slow receiver is not silent in between.
+fn stock_of(to: &impl Transport) -> impl FnMut() -> usize {
+    let mut held = None;
+    move || {
+        let now = to.held();
+        held.replace(now).map_or(0, |before: usize| before.saturating_sub(now))
+    }
 }
 
 /// What a relay bears and takes.
@@ -273,8 +303,34 @@ pub(crate) async fn relay<E: Environment>(
 ) -> Result<Leftover, Fault> {
     let mut moved = 0;
     let mut bulk = false;
+    let mut pieces_are_large = true;
     loop {
         terms.sender.wait(env, from.readable()).await.map_err(|_| Fault::SenderSilent)?;
+        let passed = if pieces_are_large
+            && let Some(lane) = Lane::between(from, to, coding)
+            && let Some(mut pipe) = lane.enter(buffers.pipes(), body, moved)
+        {
+            if moved >= BULK_AFTER_BYTES {
+                from.expect_bulk();
+            }
+            let taken = lane.take(&mut pipe, body, terms)?;
+            lane.give(env, &mut pipe, terms.receiver).await?;
+            taken
+        } else {
+            0
+        };
+        if passed > 0 {
+            moved += passed;
+            pieces_are_large = passed >= SPLICED_BYTES_MIN;
+            on_content(passed as u64);
+            if body.left() == Some(0) {
+                return Ok(Leftover::new(buffers.take(HEAD_BUFFER_BYTES), 0, 0));
+            }
+            if env.spend(passed) {
+                env.give_way(Turn::Bulk).await;
+            }
+            continue;
+        }
         let large = body.is_large().then(|| buffers.take_large(BULK_BUFFER_BYTES));
         let mut buffer = match large.flatten() {
             Some(buffer) => buffer,
@@ -298,6 +354,7 @@ pub(crate) async fn relay<E: Environment>(
             Some(Ok(read)) => read,
         };
         moved += read;
+        pieces_are_large = read >= SPLICED_BYTES_MIN;
         bulk = read >= RELAY_BUFFER_BYTES && terms.read_bytes_max > RELAY_BUFFER_BYTES;
         let content = Piece::take(body, &buffer[..read], coding)?;
         terms.sender.moved(usize::try_from(content.taken.content).unwrap_or(usize::MAX));

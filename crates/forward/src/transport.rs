@@ -57,6 +57,11 @@ pub trait Transport {
     /// Much is arriving: the kernel may hold more of it.
     fn expect_bulk(&self) {}
 
+    /// The socket whose bytes are the very ones that this transport reads and writes; the kernel can then move them itself.
+    fn plain_socket(&self) -> Option<&socket::Socket> {
+        None
+    }
+
     /// The connection has been idle for a while: whatever was tuned to its past does not hold any more.
     fn rested(&self) {}
 

@@ -16,7 +16,7 @@ use nix::sys::{
     prctl,
     resource::{Resource, getrlimit, setrlimit},
 };
-use ringfence_forward::{Driver, Plan, Workers};
+use ringfence_forward::{Driver, Plan, Workers, limits::KERNEL_PIPES_MAX};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
@@ -140,9 +140,10 @@ fn refuse_huge_pages() {
     }
 }
 
-/// A connection takes a descriptor on each side.
+/// A connection takes a descriptor on each side, and so does a pipe.
 fn raise_descriptor_limit(config: &Config) {
-    let wanted = 2 * config.limits.connections_max + DESCRIPTORS_BESIDES;
+    let pipes = (worker_count(&config.server) * KERNEL_PIPES_MAX) as u64;
+    let wanted = 2 * (config.limits.connections_max + pipes) + DESCRIPTORS_BESIDES;
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) => {
             if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() && hard < wanted {

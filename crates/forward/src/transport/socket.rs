@@ -30,7 +30,10 @@ use rustix::{
 use socket2::SockRef;
 
 use super::{Transport, fd};
-use crate::limits::{KIB, NOTSENT_BYTES_MAX, UPSTREAM_RECEIVE_BYTES, UPSTREAM_RECEIVE_BYTES_MAX};
+use crate::{
+    kernel_pipes::KernelPipe,
+    limits::{KIB, NOTSENT_BYTES_MAX, UPSTREAM_RECEIVE_BYTES, UPSTREAM_RECEIVE_BYTES_MAX},
+};
 
 /// A connected (or listening) stream socket.
 pub struct Socket {
@@ -146,6 +149,34 @@ impl Socket {
         }
     }
 
+    /// Moves up to `bytes_max` bytes that have come into an empty pipe. Zero: that cannot be done now, and reading tells why.
+    pub(crate) fn fill(&self, pipe: &mut KernelPipe<'_>, bytes_max: usize) -> usize {
+        let moved = pipe.fill(self.descriptor(), bytes_max).unwrap_or(0);
+        // As after a short read the socket is empty; or the pipe has no place for more pieces, and then the wait is over
+        // at once.
+        if moved > 0 && moved < bytes_max {
+            self.shared.readable.set(false);
+        }
+        moved
+    }
+
+    /// Sends some of what a pipe holds.
+    pub(crate) fn poll_drain(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut KernelPipe<'_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.write_wait.poll(cx, &self.shared, Direction::Write));
+            match pipe.drain(self.descriptor()) {
+                Ok(moved) => return Poll::Ready(Ok(moved)),
+                Err(Errno::AGAIN) => self.shared.writable.set(false),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
     /// Whether the peer has closed or sent bytes by now: a look at the socket itself, one system call.
     ///
     /// A pooled upstream connection is quiet; asked before a request that must not be sent twice.
@@ -205,6 +236,10 @@ impl Transport for Socket {
 
     fn poll_close_write(&self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(rustix::net::shutdown(self.descriptor(), Shutdown::Write).map_err(io::Error::from))
+    }
+
+    fn plain_socket(&self) -> Option<&Socket> {
+        Some(self)
     }
 
     fn expect_bulk(&self) {
