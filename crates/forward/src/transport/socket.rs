@@ -91,6 +91,10 @@ impl Socket {
         let socket = stream_socket(family)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
         SockRef::from(&socket).set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
+        if address.ip().is_loopback() {
+            // Refused where the administrator allows no such choice; then it is as it was.
+            let _ = sockopt::set_tcp_congestion(&socket, CONGESTION_CONTROL_WITHIN);
+        }
         let pending = match rustix::net::connect(&socket, address) {
             Ok(()) => false,
             Err(Errno::INPROGRESS) => true,
@@ -315,6 +319,10 @@ fn send(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> rustix::io::Result<us
         rustix::net::send(socket, gathered, SendFlags::NOSIGNAL)
     })
 }
+
+/// The congestion control of connections that do not leave this machine, where nothing is congested: the one that every
+/// kernel has. BBR, a common choice for the Internet, paces: its timers made an upload of 20 MiB 1.9 times as dear.
+const CONGESTION_CONTROL_WITHIN: &str = "reno";
 
 /// How long to wait for room in the backlog of a Unix socket.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
