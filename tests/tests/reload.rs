@@ -105,7 +105,7 @@ fn a_broken_config_changes_nothing_and_the_line_is_told() {
         );
         assert!(told.contains(word), "{word} is not named: {told}");
         assert!(proxy.stderr().contains(word), "{word} is not in the log");
-        let refused = f64::from(u32::try_from(number + 1).unwrap());
+        let refused = f64::from(u32::try_from(number + 1).expect("the test can do this"));
         assert_eq!(proxy.metric("ringfence_reloads_total{result=\"refused\"}"), refused);
         assert_eq!(client.get("/_matrix/x").text(), "as before");
         let nobody = Client::try_connect(extra.address()).unwrap_err();
@@ -119,7 +119,7 @@ fn a_config_file_that_is_gone_is_told() {
     let origin = Origin::answering("as before");
     let proxy = Proxy::to(&origin).admin().start();
     let (path, good) = (proxy.folder().join(CONFIG), proxy.config());
-    fs::remove_file(&path).unwrap();
+    fs::remove_file(&path).expect("the test can do this");
     hang_up(&proxy);
     assert!(proxy.stderr().contains(&format!("{}", path.display())), "{}", proxy.stderr());
     let output = proxy.command("reload");
@@ -184,7 +184,7 @@ fn a_listener_can_come_back_at_once() {
     }
     println!("80 reloads in {:?}", begun.elapsed());
     load.store(false, Ordering::SeqCst);
-    busy.into_iter().for_each(|client| client.join().unwrap());
+    busy.into_iter().for_each(|client| client.join().expect("the test can do this"));
 }
 
 /// Who has connected before a listener is removed is served, also when nobody has accepted the connection yet.
@@ -222,7 +222,7 @@ fn nobody_who_connected_to_a_removed_listener_is_reset() {
     }
     ended.store(true, Ordering::SeqCst);
     let (served, faults): (Vec<u32>, Vec<_>) =
-        visitors.into_iter().map(|visitor| visitor.join().unwrap()).unzip();
+        visitors.into_iter().map(|visitor| visitor.join().expect("the test can do this")).unzip();
     let faults = faults.concat();
     println!("served: {served:?}, reset: {}", faults.len());
     assert!(served.iter().sum::<u32>() > 0);
@@ -235,7 +235,9 @@ fn reloads_asked_for_at_once_are_all_done() {
     let proxy = Proxy::to(&origin).admin().start();
     thread::scope(|scope| {
         let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| proxy.tell("reload"))).collect();
-        asking.into_iter().for_each(|asked| assert!(asked.join().unwrap().contains("reloaded")));
+        asking
+            .into_iter()
+            .for_each(|asked| assert!(asked.join().expect("the test can do this").contains("reloaded")));
     });
     assert_eq!(proxy.metric("ringfence_reloads_total{result=\"done\"}"), 8.0);
 }
@@ -243,8 +245,8 @@ fn reloads_asked_for_at_once_are_all_done() {
 /// A pipe in the place of the file stands for what may keep a reload waiting: a name lookup, a network disk.
 fn make_it_hang(proxy: &Proxy) {
     let path = proxy.folder().join(CONFIG);
-    fs::remove_file(&path).expect("it can be removed");
-    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
+    fs::remove_file(&path).expect("the test can do this");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("the test can do this");
     assert!(made.success());
 }
 
@@ -270,7 +272,7 @@ fn the_log_is_reopened_while_a_reload_hangs() {
     proxy.signal(Signal::HUP);
     pause(300 * MS);
     let (log, moved) = (proxy.folder().join("access.log"), proxy.folder().join("moved"));
-    fs::rename(&log, moved).unwrap();
+    fs::rename(&log, moved).expect("the test can do this");
     proxy.signal(Signal::USR1);
     pause(100 * MS);
     proxy.client().get("/_matrix/x");
@@ -283,7 +285,7 @@ fn a_port_that_may_not_be_bound_is_refused_with_everything_else() {
     let origin = Origin::answering("as before");
     let proxy = Proxy::to(&origin).admin().server("user = \"nobody\"").start();
     // It is another user from here on, and has to read its file.
-    fs::set_permissions(proxy.folder(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(proxy.folder(), fs::Permissions::from_mode(0o777)).expect("the test can do this");
     let (free, good) = (Place::v4(), proxy.config());
     let privileged = "[[listener]]\naddress = \"127.0.0.1:81\"\ntls = false\nrole = \"client\"\n";
     proxy.set_config(&format!("{good}\n{}{privileged}", plain_listener(&free)));
@@ -305,8 +307,8 @@ fn shown(proxy: &Proxy) -> Vec<u8> {
 
 fn put(folder: &Path, name: &str, content: &str) {
     let beside = folder.join("beside");
-    fs::write(&beside, content).expect("it can be written");
-    fs::rename(beside, folder.join(name)).expect("it can be renamed");
+    fs::write(&beside, content).expect("the test can do this");
+    fs::rename(beside, folder.join(name)).expect("the test can do this");
 }
 
 fn issue() -> Certificate {
@@ -333,8 +335,9 @@ fn a_renewed_certificate_is_served_without_being_asked_for() {
     let linked = issue();
     linked.write(folder, "archive");
     for part in ["chain", "key"] {
-        symlink(folder.join(format!("archive.{part}.pem")), folder.join("link")).unwrap();
-        fs::rename(folder.join("link"), folder.join(format!("c0.{part}.pem"))).unwrap();
+        symlink(folder.join(format!("archive.{part}.pem")), folder.join("link"))
+            .expect("the test can do this");
+        fs::rename(folder.join("link"), folder.join(format!("c0.{part}.pem"))).expect("the test can do this");
     }
     wait_for(&proxy, &linked);
     assert_eq!(before.get("/_matrix/x").text(), "here", "who is connected stays so");
@@ -353,17 +356,17 @@ fn a_certificate_that_is_broken_or_half_there_is_refused() {
         ("rubbish", "rubbish".to_owned(), "rubbish".to_owned()),
     ];
     for (number, (what, chain, key)) in broken.iter().enumerate() {
-        fs::write(folder.join("c0.chain.pem"), chain).unwrap();
-        fs::write(folder.join("c0.key.pem"), key).unwrap();
-        let refused = f64::from(u32::try_from(number + 1).unwrap());
+        fs::write(folder.join("c0.chain.pem"), chain).expect("the test can do this");
+        fs::write(folder.join("c0.key.pem"), key).expect("the test can do this");
+        let refused = f64::from(u32::try_from(number + 1).expect("the test can do this"));
         wait_until(what, 10 * SECOND, || {
             proxy.metric("ringfence_certificate_swaps_total{result=\"refused\"}") >= refused
         });
         assert_eq!(shown(&proxy), first, "{what}");
     }
     assert!(proxy.stderr().contains("c0."), "{}", proxy.stderr());
-    fs::write(folder.join("c0.chain.pem"), &next.chain_pem).unwrap();
-    fs::write(folder.join("c0.key.pem"), &next.key_pem).unwrap();
+    fs::write(folder.join("c0.chain.pem"), &next.chain_pem).expect("the test can do this");
+    fs::write(folder.join("c0.key.pem"), &next.key_pem).expect("the test can do this");
     wait_for(&proxy, &next);
 }
 
@@ -376,16 +379,17 @@ fn a_certificate_that_becomes_readable_is_noticed() {
     }
     let origin = Origin::answering("here");
     let proxy = Proxy::to(&origin).tls().admin().server("user = \"nobody\"").start();
-    fs::set_permissions(proxy.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(proxy.folder(), fs::Permissions::from_mode(0o755)).expect("the test can do this");
     let (folder, renewed) = (proxy.folder(), issue());
-    fs::write(folder.join("key"), &renewed.key_pem).unwrap();
-    fs::set_permissions(folder.join("key"), fs::Permissions::from_mode(0o600)).unwrap();
-    fs::rename(folder.join("key"), folder.join("c0.key.pem")).unwrap();
+    fs::write(folder.join("key"), &renewed.key_pem).expect("the test can do this");
+    fs::set_permissions(folder.join("key"), fs::Permissions::from_mode(0o600)).expect("the test can do this");
+    fs::rename(folder.join("key"), folder.join("c0.key.pem")).expect("the test can do this");
     put(folder, "c0.chain.pem", &renewed.chain_pem);
     wait_until("the refusal", 10 * SECOND, || {
         proxy.metric("ringfence_certificate_swaps_total{result=\"refused\"}") >= 1.0
     });
-    fs::set_permissions(folder.join("c0.key.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(folder.join("c0.key.pem"), fs::Permissions::from_mode(0o644))
+        .expect("the test can do this");
     wait_for(&proxy, &renewed);
 }
 
@@ -398,8 +402,11 @@ fn a_certificate_that_is_renewed_during_a_reload_is_noticed() {
     let (folder, second) =
         (proxy.folder().to_owned(), Authority::shared().certificate(&["other.example.com"]));
     second.write(&folder, "c1");
-    fs::remove_file(folder.join("c1.key.pem")).unwrap();
-    let made = std::process::Command::new("mkfifo").arg(folder.join("c1.key.pem")).status().unwrap();
+    fs::remove_file(folder.join("c1.key.pem")).expect("the test can do this");
+    let made = std::process::Command::new("mkfifo")
+        .arg(folder.join("c1.key.pem"))
+        .status()
+        .expect("the test can do this");
     assert!(made.success());
     proxy.set_config(&format!(
         "{}\n[[certificate]]\nchain = \"c1.chain.pem\"\nkey = \"c1.key.pem\"\n",
@@ -407,11 +414,12 @@ fn a_certificate_that_is_renewed_during_a_reload_is_noticed() {
     ));
     proxy.signal(Signal::HUP);
     // Opens when the reader is there, who has read the first certificate by then.
-    let mut pipe = fs::OpenOptions::new().write(true).open(folder.join("c1.key.pem")).unwrap();
+    let mut pipe =
+        fs::OpenOptions::new().write(true).open(folder.join("c1.key.pem")).expect("the test can do this");
     let renewed = issue();
     put(&folder, "c0.key.pem", &renewed.key_pem);
     put(&folder, "c0.chain.pem", &renewed.chain_pem);
-    std::io::Write::write_all(&mut pipe, second.key_pem.as_bytes()).unwrap();
+    std::io::Write::write_all(&mut pipe, second.key_pem.as_bytes()).expect("the test can do this");
     drop(pipe);
     put(&folder, "c1.key.pem", &second.key_pem);
     wait_until("the reload", 5 * SECOND, || proxy.metric("ringfence_reloads_total{result=\"done\"}") >= 1.0);
@@ -421,10 +429,10 @@ fn a_certificate_that_is_renewed_during_a_reload_is_noticed() {
 /// What systemd is told (sd_notify(3)).
 #[test]
 fn the_service_manager_is_told() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("the test can do this");
     let path = folder.path().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(5 * SECOND)).unwrap();
+    let manager = UnixDatagram::bind(&path).expect("the test can do this");
+    manager.set_read_timeout(Some(5 * SECOND)).expect("the test can do this");
     let hear = || {
         let mut buffer = [0; 1024];
         let length = manager.recv(&mut buffer).expect("a message");
@@ -436,7 +444,7 @@ fn the_service_manager_is_told() {
     proxy.tell("reload");
     let reloading = hear();
     let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect(&reloading);
-    assert!(time.parse::<u64>().unwrap() > 0);
+    assert!(time.parse::<u64>().expect("the test can do this") > 0);
     assert_eq!(hear(), "READY=1");
     proxy.set_config("broken");
     proxy.signal(Signal::HUP);

@@ -76,15 +76,15 @@ fn holding() -> (Origin, Arc<AtomicBool>) {
 /// Puts a shell script where the binary is.
 fn replace_by_script(proxy: &Proxy, script: &str) {
     let beside = proxy.folder().join("script");
-    fs::write(&beside, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(beside, proxy.binary()).unwrap();
+    fs::write(&beside, format!("#!/bin/sh\n{script}\n")).expect("the test can do this");
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)).expect("the test can do this");
+    fs::rename(beside, proxy.binary()).expect("the test can do this");
 }
 
 fn replace_by_binary(proxy: &Proxy) {
     let beside = proxy.folder().join("beside");
-    fs::copy(proxy::binary(), &beside).unwrap();
-    fs::rename(beside, proxy.binary()).unwrap();
+    fs::copy(proxy::binary(), &beside).expect("the test can do this");
+    fs::rename(beside, proxy.binary()).expect("the test can do this");
 }
 
 fn assert_last(answer: &Message) {
@@ -210,9 +210,9 @@ fn a_new_process_that_does_not_start_changes_nothing() {
     };
     replace_by_script(&proxy, "exit 1");
     refused(1.0, "ended before it served");
-    fs::remove_file(proxy.binary()).unwrap();
+    fs::remove_file(proxy.binary()).expect("the test can do this");
     refused(2.0, "cannot be started");
-    fs::write(proxy.binary(), "rubbish").unwrap();
+    fs::write(proxy.binary(), "rubbish").expect("the test can do this");
     refused(3.0, "cannot be started");
     replace_by_binary(&proxy);
     let extra = Place::v4();
@@ -240,7 +240,7 @@ fn an_upgrade_that_fails_late_leaves_the_admin_socket() {
     proxy.set_config(&good);
     assert_eq!(proxy.admin("/readyz").as_deref(), Some("ready\n"));
     proxy.tell("upgrade");
-    let left = fs::read_dir(proxy.folder()).unwrap().flatten();
+    let left = fs::read_dir(proxy.folder()).expect("the test can do this").flatten();
     let sockets = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("admin."));
     assert_eq!(sockets.count(), 1, "what was bound beside is removed");
 }
@@ -253,7 +253,7 @@ fn the_number_of_workers_may_change() {
     for workers in [3, 1, 2] {
         proxy.set_config(&config.replace("workers = 2", &format!("workers = {workers}")));
         proxy.tell("upgrade");
-        let page = proxy.admin("/metrics").unwrap();
+        let page = proxy.admin("/metrics").expect("the test can do this");
         assert_eq!(page.matches("ringfence_worker_requests_total{").count(), workers);
         thread::scope(|scope| {
             for _ in 0..8 {
@@ -311,7 +311,7 @@ fn a_reload_during_an_upgrade_is_done_by_whoever_serves_then() {
     let origin = Origin::answering("here");
     let proxy = Proxy::to(&origin).admin().own_binary().start();
     let other = proxy.folder().join("other");
-    fs::copy(proxy::binary(), &other).unwrap();
+    fs::copy(proxy::binary(), &other).expect("the test can do this");
     replace_by_script(&proxy, &format!("sleep 1\nexec {} \"$@\"", other.display()));
     let done = |proxy: &Proxy| proxy.metric("ringfence_reloads_total{result=\"done\"}");
     thread::scope(|scope| {
@@ -319,8 +319,8 @@ fn a_reload_during_an_upgrade_is_done_by_whoever_serves_then() {
         wait_until("the new process", 5 * SECOND, || proxy.processes().len() == 2);
         proxy.signal(Signal::HUP);
         let reload = scope.spawn(|| proxy.tell("reload"));
-        assert!(upgrade.join().unwrap().contains("has taken over"));
-        assert!(reload.join().unwrap().contains("reloaded"));
+        assert!(upgrade.join().expect("the test can do this").contains("has taken over"));
+        assert!(reload.join().expect("the test can do this").contains("reloaded"));
     });
     // The old process, which is done at once, has passed the signal on.
     wait_until("the second reload", 5 * SECOND, || done(&proxy) == 2.0);
@@ -353,21 +353,22 @@ fn no_line_of_the_access_log_is_lost_or_torn() {
             proxy.tell("upgrade");
             pause(100 * MS);
             // As logrotate does it.
-            fs::rename(&log, proxy.folder().join(format!("access.log.{round}"))).unwrap();
+            fs::rename(&log, proxy.folder().join(format!("access.log.{round}")))
+                .expect("the test can do this");
             proxy.processes().into_iter().for_each(|pid| proxy::send(pid, Signal::USR1));
             pause(200 * MS);
         }
         ended.store(true, Ordering::SeqCst);
-        clients.into_iter().map(|client| client.join().unwrap()).sum()
+        clients.into_iter().map(|client| client.join().expect("the test can do this")).sum()
     });
     assert!(proxy.stopped_within(5 * SECOND).is_some());
     proxy.signal_newest(Signal::TERM);
     wait_until("the end of all processes", 5 * SECOND, || proxy.processes().is_empty());
-    let files = fs::read_dir(proxy.folder()).unwrap().flatten();
+    let files = fs::read_dir(proxy.folder()).expect("the test can do this").flatten();
     let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with("access.log"));
     let lines: Vec<String> = logs
         .flat_map(|file| {
-            let text = fs::read_to_string(file.path()).unwrap();
+            let text = fs::read_to_string(file.path()).expect("the test can do this");
             text.lines().map(str::to_owned).collect::<Vec<_>>()
         })
         .collect();
@@ -377,7 +378,7 @@ fn no_line_of_the_access_log_is_lost_or_torn() {
             && line.contains(" close=")
     };
     assert_eq!(lines.iter().filter(whole).count(), lines.len(), "lines that are not whole");
-    assert_eq!(u32::try_from(lines.len()).unwrap(), asked);
+    assert_eq!(u32::try_from(lines.len()).expect("the test can do this"), asked);
 }
 
 #[test]
@@ -416,10 +417,10 @@ fn a_killed_process_is_followed_at_once() {
 
 #[test]
 fn the_service_manager_hears_who_is_in_charge() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("the test can do this");
     let path = folder.path().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(5 * SECOND)).unwrap();
+    let manager = UnixDatagram::bind(&path).expect("the test can do this");
+    manager.set_read_timeout(Some(5 * SECOND)).expect("the test can do this");
     let hear = || {
         let mut buffer = [0; 1024];
         let length = manager.recv(&mut buffer).expect("a message");
@@ -433,9 +434,9 @@ fn the_service_manager_hears_who_is_in_charge() {
     heard.sort_unstable();
     assert_eq!(heard, [format!("MAINPID={}\nREADY=1", proxy.newest()), "READY=1".to_owned()]);
     assert!(proxy.stopped_within(3 * SECOND).is_some());
-    manager.set_read_timeout(Some(200 * MS)).unwrap();
+    manager.set_read_timeout(Some(200 * MS)).expect("the test can do this");
     assert!(manager.recv(&mut [0; 16]).is_err(), "the old process does not say that the service stops");
-    manager.set_read_timeout(Some(5 * SECOND)).unwrap();
+    manager.set_read_timeout(Some(5 * SECOND)).expect("the test can do this");
     proxy.signal_newest(Signal::TERM);
     assert_eq!(hear(), "STOPPING=1");
 }
@@ -448,13 +449,13 @@ struct Activated {
 
 impl Activated {
     fn start(config: &str, sockets: Vec<OwnedFd>) -> Activated {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("the test can do this");
         let file = folder.path().join("ringfence.toml");
         let admin = format!(
             "[server]\nworkers = 2\naccess_log = \"off\"\nadmin = \"unix:{}\"\n",
             folder.path().join("admin").display()
         );
-        fs::write(&file, format!("{admin}{config}")).unwrap();
+        fs::write(&file, format!("{admin}{config}")).expect("the test can do this");
         let count = sockets.len();
         let mappings =
             (3..).zip(sockets).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
@@ -462,15 +463,19 @@ impl Activated {
         // The process id is that of the shell, which becomes the proxy.
         command.args(["-c", "LISTEN_PID=$$ exec \"$0\" run --config \"$1\""]).arg(proxy::binary()).arg(&file);
         command.env("LISTEN_FDS", count.to_string()).stdin(Stdio::null());
-        command.stderr(fs::File::create(folder.path().join("log")).unwrap());
-        let child = command.fd_mappings(mappings).unwrap().spawn().unwrap();
+        command.stderr(fs::File::create(folder.path().join("log")).expect("the test can do this"));
+        let child = command
+            .fd_mappings(mappings)
+            .expect("the test can do this")
+            .spawn()
+            .expect("the test can do this");
         let activated = Activated { child, folder };
         wait_until("the start", 10 * SECOND, || activated.log().contains(" serving "));
         activated
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap()
+        fs::read_to_string(self.folder.path().join("log")).expect("the test can do this")
     }
 
     fn file(&self) -> std::path::PathBuf {
@@ -518,39 +523,50 @@ fn listener(address: std::net::SocketAddr) -> String {
 #[test]
 fn sockets_of_systemd_are_served_and_outlive_the_process() {
     let origin = Origin::answering("here");
-    let systemd = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = systemd.local_addr().unwrap();
+    let systemd = TcpListener::bind("127.0.0.1:0").expect("the test can do this");
+    let address = systemd.local_addr().expect("the test can do this");
     let own = Place::v4();
     let config = format!("{}{}{}", listener(address), listener(own.address()), homeserver(&origin));
-    let mut activated = Activated::start(&config, vec![systemd.try_clone().unwrap().into()]);
+    let mut activated =
+        Activated::start(&config, vec![systemd.try_clone().expect("the test can do this").into()]);
     for address in [address, own.address()] {
         assert_stays(&Client::connect(address).get("/_matrix/x"));
     }
     activated.tell("upgrade");
-    wait_until("the end of the first process", 5 * SECOND, || activated.child.try_wait().unwrap().is_some());
+    wait_until("the end of the first process", 5 * SECOND, || {
+        activated.child.try_wait().expect("the test can do this").is_some()
+    });
     for address in [address, own.address()] {
         assert_stays(&Client::connect(address).get("/_matrix/x"));
     }
 
     // A listener that is removed and comes back: what is systemd's is still there, what is ours is closed and opened.
-    let full = fs::read_to_string(activated.file()).unwrap();
-    let admin_only = full.split("[[listener]]").next().unwrap().to_owned();
+    let full = fs::read_to_string(activated.file()).expect("the test can do this");
+    let admin_only = full.split("[[listener]]").next().expect("the test can do this").to_owned();
     let spare = Place::v4();
     fs::write(activated.file(), format!("{admin_only}{}{}", listener(spare.address()), homeserver(&origin)))
-        .unwrap();
+        .expect("the test can do this");
     activated.tell("reload");
     let refused = Client::try_connect(own.address()).map(|_| ()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     let mut waiting = Client::try_connect(address).expect("systemd listens on");
     waiting.send(format!("GET /_matrix/x HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
-    fs::write(activated.file(), &full).unwrap();
+    fs::write(activated.file(), &full).expect("the test can do this");
     activated.tell("reload");
     assert_stays(&waiting.response());
     assert_stays(&Client::connect(own.address()).get("/_matrix/x"));
 
     // Who comes after the end waits for the next process.
     let log = activated.log();
-    let newest = log.rsplit_once(" has taken over").unwrap().0.rsplit(' ').next().unwrap().parse().unwrap();
+    let newest = log
+        .rsplit_once(" has taken over")
+        .expect("the test can do this")
+        .0
+        .rsplit(' ')
+        .next()
+        .expect("the test can do this")
+        .parse()
+        .expect("the test can do this");
     drop(waiting);
     proxy::send(newest, Signal::TERM);
     wait_until("the end", 5 * SECOND, || {
@@ -560,7 +576,7 @@ fn sockets_of_systemd_are_served_and_outlive_the_process() {
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     let mut waiting = Client::try_connect(address).expect("systemd listens on");
     waiting.send(format!("GET /_matrix/x HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
-    let _next = Activated::start(&config, vec![systemd.try_clone().unwrap().into()]);
+    let _next = Activated::start(&config, vec![systemd.try_clone().expect("the test can do this").into()]);
     assert_stays(&waiting.response());
 }
 
@@ -573,14 +589,14 @@ fn is_zombie(pid: u32) -> bool {
 fn systemd_socket_activate_starts_it() {
     let origin = Origin::answering("here");
     let place = Place::v4();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("the test can do this");
     let file = folder.path().join("ringfence.toml");
     let config = format!(
         "[server]\nadmin = \"off\"\naccess_log = \"off\"\n{}{}",
         listener(place.address()),
         homeserver(&origin)
     );
-    fs::write(&file, config).unwrap();
+    fs::write(&file, config).expect("the test can do this");
     let address = place.address();
     // The tool wants the port for itself.
     drop(place);
@@ -595,9 +611,9 @@ fn systemd_socket_activate_starts_it() {
         client = Client::try_connect(address).ok();
         client.is_some()
     });
-    assert_stays(&client.unwrap().get("/_matrix/x"));
+    assert_stays(&client.expect("the test can do this").get("/_matrix/x"));
     proxy::send(child.id(), Signal::TERM);
-    assert!(child.wait().unwrap().success());
+    assert!(child.wait().expect("the test can do this").success());
 }
 
 /// A backlog that nobody has accepted from at hand-over is served by whoever accepts then.
@@ -628,7 +644,7 @@ fn connections_come_through_while_processes_change() {
             pause(Duration::from_millis(100));
         }
         ended.store(true, Ordering::SeqCst);
-        visitors.into_iter().map(|visitor| visitor.join().unwrap()).sum()
+        visitors.into_iter().map(|visitor| visitor.join().expect("the test can do this")).sum()
     });
     println!("{served} connections");
     assert!(served > 50);

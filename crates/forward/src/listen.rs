@@ -91,6 +91,10 @@ pub(crate) async fn accept_loop(
         }
         worker.env.give_way(Turn::Accept).await;
     }
+    let is_ours_alone = !is_lent && !worker.handed_over.get();
+    if is_ours_alone {
+        socket.begin_no_connection();
+    }
     // Whoever holds it too will serve what waits there.
     let is_left_to_others = is_lent && worker.draining.get();
     if !is_left_to_others {
@@ -101,7 +105,7 @@ pub(crate) async fn accept_loop(
             }
         }
     }
-    if !is_lent && !worker.handed_over.get() {
+    if is_ours_alone {
         // Dropping it is not enough: the ring's own hold on it would keep the backlog filling.
         socket.stop_listening();
     }

@@ -409,9 +409,9 @@ impl Control {
         drop(self.sockets);
         let mut draining = follower.is_none();
         let mut look = time::interval(END_LOOK);
-        while !self.workers.have_ended() {
+        loop {
             tokio::select! {
-                // What has come is heard before the end.
+                // What has come is heard before the end, however soon that is.
                 biased;
                 late = signals.late() => match (late, &mut follower) {
                     (Late::Reload, Some(follower)) => follower.pass_on(nix::sys::signal::Signal::SIGHUP),
@@ -424,7 +424,7 @@ impl Control {
                         self.workers.drain();
                     }
                 },
-                _ = look.tick() => {}
+                _ = look.tick() => if self.workers.have_ended() { break },
             }
         }
         let totals = self.workers.join();

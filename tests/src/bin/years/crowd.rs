@@ -2,6 +2,7 @@
 //!
 //! Clients behave like real ones: they send the next request over the same connection after a pause, open another one when an
 //! answer says `Connection: close`, and never send a request twice. So whatever is lost is seen.
+#![forbid(unsafe_code)]
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

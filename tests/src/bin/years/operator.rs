@@ -1,4 +1,5 @@
 //! Who reloads and upgrades, by command and by signal, and sometimes makes a mistake.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::net::SocketAddr;

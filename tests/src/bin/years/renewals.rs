@@ -1,4 +1,5 @@
 //! Who renews certificates, as ACME clients do, and sometimes leaves broken files.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::os::unix::fs::symlink;

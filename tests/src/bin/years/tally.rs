@@ -1,4 +1,5 @@
 //! What was counted, and whether it is as it must be.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
