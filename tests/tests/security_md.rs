@@ -174,7 +174,8 @@ fn what_shows_a_promise_is_there() {
 #[test]
 fn unsafe_code_is_in_the_leaf_that_is_told_and_nowhere_else() {
     let is_unsafe = |line: &str| {
-        let code = line.split("//").next().unwrap_or_default();
+        // A word of Content-Security-Policy, too.
+        let code = line.split("//").next().unwrap_or_default().replace("'unsafe-inline'", "");
         code.split(|char: char| !char.is_alphanumeric() && char != '_').any(|word| word == "unsafe")
     };
     let leaves = sources().into_iter().filter(|(_, text)| text.lines().any(is_unsafe)).map(|(name, _)| name);

@@ -374,7 +374,7 @@ fn no_line_of_the_access_log_is_lost_or_torn() {
         .collect();
     let whole = |line: &&String| {
         line.matches(" peer=").count() == 1
-            && line.matches("target=\"/_matrix/log/").count() == 1
+            && line.matches("target=\"/_matrix/").count() == 1
             && line.contains(" close=")
     };
     assert_eq!(lines.iter().filter(whole).count(), lines.len(), "lines that are not whole");

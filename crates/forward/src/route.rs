@@ -233,16 +233,9 @@ mod tests {
 
     #[test]
     fn a_port_is_taken_off_as_the_parser_would_do_it() {
-        for authority in [
-            "example.com",
-            "example.com:",
-            "example.com:443",
-            "example.com.",
-            "[::1]",
-            "[::1]:8448",
-            "192.0.2.1:80",
-            "",
-        ] {
+        for authority in
+            ["example.com", "example.com:443", "example.com.", "[::1]", "[::1]:8448", "192.0.2.1:80", ""]
+        {
             let host = Authority::split(authority.as_bytes()).map_or(&b""[..], |authority| authority.host);
             assert_eq!(super::without_port(authority.as_bytes()), host, "{authority}");
         }

@@ -293,6 +293,7 @@ fn begins_with(name: &[u8], prefix: &[u8]) -> bool {
     name.get(..prefix.len()).is_some_and(|start| Ends::of(start) == Ends::of(prefix))
 }
 
+/// Length in bytes of the words that names are compared by.
 const WORD_BYTES: usize = 8;
 const ONES: u64 = 0x0101_0101_0101_0101;
 /// The bit that tells lower case from upper case, in each byte. In the bytes of a token it maps nothing else onto a letter,
