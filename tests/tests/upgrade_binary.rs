@@ -312,11 +312,15 @@ fn a_reload_during_an_upgrade_is_done_by_whoever_serves_then() {
     let proxy = Proxy::to(&origin).admin().own_binary().start();
     let other = proxy.folder().join("other");
     fs::copy(proxy::binary(), &other).expect("the test can do this");
-    replace_by_script(&proxy, &format!("sleep 1\nexec {} \"$@\"", other.display()));
+    let begun = proxy.folder().join("begun");
+    replace_by_script(
+        &proxy,
+        &format!("touch {}\nsleep 1\nexec {} \"$@\"", begun.display(), other.display()),
+    );
     let done = |proxy: &Proxy| proxy.metric("ringfence_reloads_total{result=\"done\"}");
     thread::scope(|scope| {
         let upgrade = scope.spawn(|| proxy.tell("upgrade"));
-        wait_until("the new process", 5 * SECOND, || proxy.processes().len() == 2);
+        wait_until("the new process", 5 * SECOND, || begun.exists());
         proxy.signal(Signal::HUP);
         let reload = scope.spawn(|| proxy.tell("reload"));
         assert!(upgrade.join().expect("the test can do this").contains("has taken over"));
