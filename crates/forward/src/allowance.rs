@@ -32,7 +32,7 @@ pub struct Rate {
 
 impl Rate {
     /// `count` requests in each `period`, and `burst` at once (at least one). The time between two is rounded to the
-    /// nearest [`TIME_UNIT`].
+    /// nearest `TIME_UNIT`.
     pub fn new(count: u32, period: Duration, burst: u32) -> Rate {
         let count = u64::from(count.max(1));
         let interval = ((units(period) + count / 2) / count).max(1);
