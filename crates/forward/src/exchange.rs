@@ -114,6 +114,8 @@ struct Progress {
     invited: Cell<bool>,
     /// A final response head is on its way to the client.
     response_started: Cell<bool>,
+    /// The head of the request is with the origin's kernel: what comes now may be an answer to it.
+    head_sent: Cell<bool>,
     /// All of the request is with the origin's kernel.
     request_sent: Cell<bool>,
     /// The server asked (upstream and server index), when, and the time from there to its response head.
@@ -225,6 +227,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             self.progress.asked_at.set(Some(asked_at));
             let underway = self.worker.env.underway().begin(asked_at);
             let _in_flight = self.live.pools[upstream].begin(link.server);
+            self.progress.head_sent.set(false);
             self.progress.request_sent.set(false);
             match self.converse(inbox, &link.stream, content_max, forwarded).await {
                 Ok(Answered::Upgraded(leftover)) => {
@@ -278,6 +281,13 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
                     Poll::Ready(Ok(())) => uploading = false,
                     Poll::Pending => {}
                 }
+            }
+            if uploading && !self.progress.head_sent.get() {
+                // What an origin says before it has been asked is no answer; mostly it is the end of a pooled connection.
+                let env = &self.worker.env;
+                let speaks = origin.poll_readable(cx).is_ready()
+                    && !(env.is_quiet(origin) && origin.poll_readable(cx).is_pending());
+                return if speaks { Poll::Ready(Err(Failure::UpstreamClosed)) } else { Poll::Pending };
             }
             if answer_first { Poll::Pending } else { download.as_mut().poll(cx) }
         })

@@ -7,6 +7,7 @@
 mod lane;
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     io::{self, IoSlice},
     task::Poll,
@@ -187,6 +188,8 @@ pub(crate) struct Message<'a> {
     pub(crate) head: Option<(&'a OutgoingHead, &'a [u8])>,
     /// What follows.
     pub(crate) tail: [&'a [u8]; 3],
+    /// Set when the whole head is with the receiver's kernel.
+    pub(crate) head_sent: Option<&'a Cell<bool>>,
 }
 
 impl Message<'_> {
@@ -231,6 +234,7 @@ pub(crate) async fn send<E: Environment, T: Transport>(
     pace: &Pace,
 ) -> Result<(), Fault> {
     let (length, mut taken) = (message.len(), 0);
+    let head_length = message.head.map_or(0, |(head, _)| head.len());
     // What the transport has taken and the kernel has not.
     let mut unsent = to.unsent();
     while taken < length || unsent > 0 {
@@ -247,6 +251,11 @@ pub(crate) async fn send<E: Environment, T: Transport>(
         taken += step;
         let before = unsent + step;
         unsent = to.unsent();
+        if let Some(head_sent) = message.head_sent
+            && taken - unsent.min(taken) >= head_length
+        {
+            head_sent.set(true);
+        }
         pace.moved(before.saturating_sub(unsent));
     }
     Ok(())
@@ -358,7 +367,7 @@ pub(crate) async fn relay<E: Environment>(
         bulk = read >= RELAY_BUFFER_BYTES && terms.read_bytes_max > RELAY_BUFFER_BYTES;
         let content = Piece::take(body, &buffer[..read], coding)?;
         terms.sender.moved(usize::try_from(content.taken.content).unwrap_or(usize::MAX));
-        content.send(env, to, None, terms.receiver).await?;
+        content.send(env, to, None, None, terms.receiver).await?;
         on_content(content.taken.content);
         if content.taken.ended {
             let start = content.taken.consumed;
@@ -408,21 +417,28 @@ impl<'a> Piece<'a> {
         env: &E,
         to: &impl Transport,
         head: Option<(&OutgoingHead, &[u8])>,
+        head_sent: Option<&Cell<bool>>,
         pace: &Pace,
     ) -> Result<(), Fault> {
         match self.coding {
             Coding::Unchunk | Coding::WithoutTrailers if self.decoder.is_some() => {
-                self.send_parts(env, to, head, pace).await
+                self.send_parts(env, to, head, head_sent, pace).await
             }
             Coding::AsItCame | Coding::Unchunk | Coding::WithoutTrailers => {
-                send(env, to, &Message { head, tail: [self.bytes, b"", b""] }, pace).await
+                send(env, to, &Message { head, tail: [self.bytes, b"", b""], head_sent }, pace).await
             }
             Coding::Chunk if self.bytes.is_empty() => {
-                send(env, to, &Message { head, ..Message::default() }, pace).await
+                send(env, to, &Message { head, head_sent, ..Message::default() }, pace).await
             }
             Coding::Chunk => {
                 let size = chunk_header(self.bytes.len() as u64);
-                send(env, to, &Message { head, tail: [size.as_slice(), self.bytes, b"\r\n"] }, pace).await
+                send(
+                    env,
+                    to,
+                    &Message { head, tail: [size.as_slice(), self.bytes, b"\r\n"], head_sent },
+                    pace,
+                )
+                .await
             }
         }
     }
@@ -432,9 +448,10 @@ impl<'a> Piece<'a> {
         env: &E,
         to: &impl Transport,
         head: Option<(&OutgoingHead, &[u8])>,
+        head_sent: Option<&Cell<bool>>,
         pace: &Pace,
     ) -> Result<(), Fault> {
-        send(env, to, &Message { head, ..Message::default() }, pace).await?;
+        send(env, to, &Message { head, head_sent, ..Message::default() }, pace).await?;
         let Some(mut decoder) = self.decoder.clone() else { return Ok(()) };
         let mut rest = self.bytes;
         while !rest.is_empty() {

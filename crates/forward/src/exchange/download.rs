@@ -194,7 +194,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let first = Piece::take(&mut body, behind, coding).map_err(|fault| response_failure(fault.into()))?;
         progress.response_started.set(true);
         let takes = &self.paces.takes;
-        let sent = first.send(&worker.env, self.client, Some((outgoing, head_bytes)), takes).await;
+        let sent = first.send(&worker.env, self.client, Some((outgoing, head_bytes)), None, takes).await;
         sent.map_err(response_failure)?;
         progress.bytes_out.set(first.taken.content);
 

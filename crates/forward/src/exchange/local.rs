@@ -62,7 +62,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             respond::head(answer, date, &self.request_id, close.is_some(), &mut out);
         });
         let content: &[u8] = if self.head.method() == Method::Head { b"" } else { &answer.content };
-        let message = Message { head: Some((&*out, b"")), tail: [content, b"", b""] };
+        let message = Message { head: Some((&*out, b"")), tail: [content, b"", b""], head_sent: None };
         self.progress.status.set(Some(answer.status));
         self.progress.bytes_out.set(content.len() as u64);
         match relay::send(&worker.env, self.client, &message, &self.paces.takes).await {

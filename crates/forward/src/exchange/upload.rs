@@ -68,7 +68,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             let mut outgoing = worker.outgoing_head();
             fields::request(self.head, head_bytes, forwarded, &mut outgoing);
             let head = Some((&*outgoing, head_bytes));
-            first.send(&worker.env, origin, head, &receiver).await?;
+            first.send(&worker.env, origin, head, Some(&progress.head_sent), &receiver).await?;
         }
         if request_length.is_none() {
             inbox.truncate(head_len);
