@@ -189,7 +189,6 @@ fn a_listener_can_come_back_at_once() {
 
 /// Who has connected before a listener is removed is served, also when nobody has accepted the connection yet.
 #[test]
-#[ignore = "on a loaded machine a few of thousands still are, between the last accept and the close: open"]
 fn nobody_who_connected_to_a_removed_listener_is_reset() {
     let origin = Origin::answering("here");
     let place = Place::v4();

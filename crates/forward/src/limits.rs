@@ -178,6 +178,10 @@ pub const ACCEPTS_PER_TURN: usize = 16;
 /// Pause after `accept` failed for want of descriptors or memory, so that the loop does not spin.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long who has begun to connect may take to come to its end when a listener is removed: the round trip of nearly all
+/// clients. A reload that removes one takes as long.
+pub const CONNECTING_MAX: Duration = Duration::from_millis(250);
+
 /// Connections waiting in the kernel to be accepted, per worker. The kernel cuts it at `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4096;
 

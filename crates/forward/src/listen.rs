@@ -20,10 +20,10 @@ use socket2::{Domain, Socket as Socket2, Type};
 
 use crate::{
     counters::{Handshake, count},
-    environment::{Environment, Ring, within},
+    environment::{Environment, Ring, before, within},
     front,
     gate::{Gate, Pass},
-    limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, LISTEN_BACKLOG, TURN_AWAY, TURNED_AWAY_MAX},
+    limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, CONNECTING_MAX, LISTEN_BACKLOG, TURN_AWAY, TURNED_AWAY_MAX},
     peer::Peer,
     respond::{Refusal, reason_phrase},
     snapshot::{Snapshot, contains},
@@ -94,6 +94,17 @@ pub(crate) async fn accept_loop(
     let is_ours_alone = !is_lent && !worker.handed_over.get();
     if is_ours_alone {
         socket.begin_no_connection();
+        // Who has begun to connect would be reset in the middle of it.
+        let until = worker.env.recently() + CONNECTING_MAX;
+        while !worker.draining.get()
+            && worker.env.recently() < until
+            && before(&worker.env, until, socket.readable()).await.is_ok()
+        {
+            if accept() == Backlog::OutOfReach {
+                monoio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            worker.env.give_way(Turn::Accept).await;
+        }
     }
     // Whoever holds it too will serve what waits there.
     let is_left_to_others = is_lent && worker.draining.get();

@@ -329,14 +329,14 @@ impl Seat {
                 match message {
                     Message::Apply { snapshot, sockets, done } => {
                         worker.apply(snapshot);
-                        // Who asked may bind the addresses of retired listeners again, which takes that they are free.
-                        while worker.accepts_for_retired() {
-                            worker.env.give_way(Turn::Accept).await;
-                        }
                         for socket in sockets {
                             if let Err(error) = self.accept_from(worker, socket) {
                                 tracing::error!(%error, "a listener cannot be accepted from");
                             }
+                        }
+                        // Who asked may bind the addresses of retired listeners again, which takes that they are free.
+                        while worker.accepts_for_retired() {
+                            monoio::time::sleep(DRAIN_LOOK).await;
                         }
                         // Who asked may have lost patience.
                         let _ = done.send(());
@@ -408,5 +408,5 @@ const DRAIN_LAST: Duration = Duration::from_secs(1);
 /// that do the work.
 const HAND_OVER_LOOK: Duration = Duration::from_millis(100);
 
-/// How often a draining worker looks whether its last connection has ended.
+/// How often a worker looks whether a listener has come to its end, or, draining, its last connection.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);

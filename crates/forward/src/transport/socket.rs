@@ -130,10 +130,10 @@ impl Socket {
         Ok(())
     }
 
-    /// Lets the kernel drop what would begin a connection, from now on: between the last accept and
-    /// [`stop_listening`](Self::stop_listening) nobody may believe to be connected. Who tries again a second later is refused.
+    /// Lets the kernel drop what would begin a connection, from now on, so that the last accept before
+    /// [`stop_listening`](Self::stop_listening) can be the last. Who tries again a second later is refused.
     pub fn begin_no_connection(&self) {
-        // Without it those few microseconds remain.
+        // Without it somebody may connect in the microseconds between the two, and be reset.
         let _ = SockRef::from(&self.descriptor()).attach_filter(&WITHOUT_SYN);
     }
 
