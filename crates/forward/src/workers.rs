@@ -26,7 +26,6 @@ use crate::{
     relay::read_now,
     snapshot::Snapshot,
     transport::{Transport, socket::Socket},
-    turns::Turn,
     worker::Worker,
 };
 
