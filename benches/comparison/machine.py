@@ -1,5 +1,6 @@
 """What Linux tells: CPU time to the nanosecond, what else a core did, memory, packages."""
 
+import ctypes
 import os
 import pathlib
 import platform
@@ -14,7 +15,12 @@ from dataclasses import dataclass
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # Debian's packages by the command that each brings.
 PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "caddy": "caddy", "wrk": "wrk", "strace": "strace",
-            "openssl": "openssl", "taskset": "util-linux", "setpriv": "util-linux"}
+            "openssl": "openssl", "taskset": "util-linux", "setpriv": "util-linux", "ip": "iproute2"}
+
+# sched.h
+CLONE_NEWNET = 0x4000_0000
+
+CONGESTION_CONTROL = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 def install(commands):
@@ -31,6 +37,22 @@ def install(commands):
     for arguments in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
         subprocess.run([*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", *arguments], check=True,
                        stdout=subprocess.DEVNULL)
+
+
+def enter_network_of_its_own(congestion_control):
+    """A network namespace with nothing but loopback, for this process and those that it starts."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.unshare(CLONE_NEWNET) != 0:
+        sys.exit(f"--congestion-control needs a network namespace of its own: {os.strerror(ctypes.get_errno())}; run it as root")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    try:
+        CONGESTION_CONTROL.write_text(congestion_control)
+    except PermissionError:
+        sys.exit(f"congestion control {congestion_control} is not for everybody here; allow it by "
+                 f"sysctl net.ipv4.tcp_allowed_congestion_control='reno {congestion_control}'")
+    except OSError as error:
+        sys.exit(f"congestion control {congestion_control}: {error.strerror}; "
+                 "sysctl net.ipv4.tcp_available_congestion_control tells which there are")
 
 
 def raise_descriptor_limit():
@@ -167,4 +189,5 @@ def describe(cores):
         "virtual": "hypervisor" in pathlib.Path("/proc/cpuinfo").read_text(),
         "core_of_proxy": cores.proxy, "core_of_origin": cores.origin, "core_of_load": cores.load,
         "interrupt_time_apart": interrupts_are_apart(),
+        "congestion_control": CONGESTION_CONTROL.read_text().strip(),
     }
