@@ -13,8 +13,9 @@ use ringfence_http1::Method;
 
 use crate::respond::Refusal;
 
-/// Counts of one worker.
+/// Counts of one worker, who writes them all the time: no cache line is another worker's too (processors fetch two at once).
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Counters {
     /// Connections accepted and admitted.
     pub connections: AtomicU64,
