@@ -26,7 +26,7 @@ FAULTS = (RuntimeError, OSError, subprocess.SubprocessError, http.client.HTTPExc
 STOP_SECONDS = 5
 
 # The file of a peer; of `nginx-awslc` the tuned one where nginx's tuned one is measured too.
-FILES = {"ringfence": "ringfence.toml", "nginx": "nginx.conf", "nginx-tuned": "nginx-tuned.conf",
+FILES = {"ringfence": "ringfence.toml", "ringfence-off": "ringfence.toml", "nginx": "nginx.conf", "nginx-tuned": "nginx-tuned.conf",
          "nginx-awslc": "nginx.conf", "haproxy": "haproxy.cfg", "haproxy-tuned": "haproxy-tuned.cfg",
          "caddy": "Caddyfile"}
 PEERS = list(FILES)
@@ -64,7 +64,7 @@ def upstream(peer, origin, through_socket):
     """The origin's address as the peer spells it."""
     if through_socket:
         return {"caddy": "unix/", "haproxy": "unix@", "haproxy-tuned": "unix@"}.get(peer, "unix:") + origin.socket
-    return ("http://" if peer == "ringfence" else "") + f"127.0.0.1:{origin.plain}"
+    return ("http://" if peer.startswith("ringfence") else "") + f"127.0.0.1:{origin.plain}"
 
 
 def access_log(peer, folder, wanted):
@@ -72,14 +72,19 @@ def access_log(peer, folder, wanted):
     if peer.startswith("haproxy"):
         return "log stdout format raw local0\n    option httplog" if wanted else ""
     file = folder / f"{peer}.access.log"
-    if not wanted:
+    if not wanted or peer == "ringfence-off":
         return "off"
     return f"{file} combined buffer=64k" if peer.startswith("nginx") else str(file)
 
 
+def admin(peer, folder):
+    """Whether ringfence counts exchanges by kind: where it has an admin listener."""
+    return "off" if peer == "ringfence-off" else f"unix:{folder}/{peer}.admin.sock"
+
+
 def command(peer, setting, file):
     binary = str(NGINX_AWSLC) if peer == "nginx-awslc" else peer.removesuffix("-tuned")
-    if peer == "ringfence":
+    if peer.startswith("ringfence"):
         return [setting.ringfence, "run", "--config", file]
     if binary == "haproxy":
         return [binary, "-db", "-f", file]
@@ -192,7 +197,8 @@ def started(peers, workload, setting, origin, failed):
         for peer in peers:
             plain, tls = free_port(), free_port()
             places = {"PLAIN": plain, "TLS": tls, "UPSTREAM": upstream(peer, origin, workload.unix_upstream),
-                      "ACCESS_LOG": access_log(peer, setting.folder, workload.access_log)}
+                      "ACCESS_LOG": access_log(peer, setting.folder, workload.access_log),
+                      "ADMIN": admin(peer, setting.folder)}
             try:
                 servers[peer] = start(peer, setting, setting.cores.proxy, configuration(peer, workload), places,
                                       lambda file, peer=peer: command(peer, setting, file), plain, tls)
@@ -237,7 +243,7 @@ def negotiated(server):
 
 def version(peer, setting):
     arguments = {"haproxy": ["haproxy", "-v"], "caddy": ["caddy", "version"],
-                 "ringfence": [setting.ringfence, "--version"], "nginx-awslc": [NGINX_AWSLC, "-V"]}
+                 "ringfence": [setting.ringfence, "--version"], "ringfence-off": [setting.ringfence, "--version"], "nginx-awslc": [NGINX_AWSLC, "-V"]}
     run = subprocess.run(list(map(str, arguments.get(peer.removesuffix("-tuned"), ["nginx", "-V"]))),
                          capture_output=True, text=True)
     lines = [line for line in (run.stdout + run.stderr).splitlines()
