@@ -5,8 +5,9 @@ import html
 from . import text
 
 WIDTH, LEFT, RIGHT, ROW = 860, 130, 150, 26
-COLOURS = {"ringfence": "var(--ours)", "nginx": "var(--nginx)", "nginx-tuned": "var(--nginx)", "nginx-awslc": "var(--nginx)",
-           "haproxy": "var(--haproxy)", "haproxy-tuned": "var(--haproxy)", "caddy": "var(--caddy)"}
+COLOURS = {"ringfence": "var(--ours)", "ringfence-off": "var(--soft)", "nginx": "var(--nginx)", "nginx-tuned": "var(--nginx)",
+           "nginx-awslc": "var(--nginx)", "haproxy": "var(--haproxy)", "haproxy-tuned": "var(--haproxy)",
+           "caddy": "var(--caddy)"}
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5c6670; --line: #d5dade; --paper: #ffffff; --card: #f6f7f9;
   --ours: #0b7a63; --nginx: #5b7fa6; --haproxy: #b0813a; --caddy: #8d6fa8; --good: #0b7a63; --bad: #b3372f; }
