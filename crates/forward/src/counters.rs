@@ -26,6 +26,8 @@ pub struct Counters {
     pub proxy_headers_refused: AtomicU64,
     /// Requests answered, by whomever.
     pub requests: AtomicU64,
+    /// Requests that had to wait for a server to have room.
+    pub queued: AtomicU64,
     /// TLS handshakes that succeeded, by [`Handshake`].
     pub handshakes: [AtomicU64; Handshake::ALL.len()],
     /// TLS handshakes that failed.
@@ -54,10 +56,12 @@ pub struct ServerGauges {
     pub idle: AtomicU64,
     /// Requests that are with it.
     pub in_flight: AtomicU64,
-    /// 1 while it is passed over, because the last dial failed.
+    /// 1 while it is ejected: passed over, because it failed.
     pub avoided: AtomicU64,
     /// Dials that failed, since the start.
     pub dials_failed: AtomicU64,
+    /// How often it was ejected, since the start.
+    pub ejections: AtomicU64,
 }
 
 /// All of them.

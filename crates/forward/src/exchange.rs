@@ -17,6 +17,7 @@ mod announcement;
 mod download;
 mod limited;
 mod local;
+mod queue;
 mod tunnel;
 mod upload;
 
@@ -40,6 +41,7 @@ use crate::{
     inbox::Inbox,
     pace::Pace,
     peer::Peer,
+    pool::{Asking, Choice},
     record::{Agent, Record},
     request_id::RequestId,
     route::{self, Decision, Forward},
@@ -226,10 +228,10 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             let asked_at = self.worker.env.now();
             self.progress.asked_at.set(Some(asked_at));
             let underway = self.worker.env.underway().begin(asked_at);
-            let _in_flight = self.live.pools[upstream].begin(link.server);
             self.progress.head_sent.set(false);
             self.progress.request_sent.set(false);
-            match self.converse(inbox, &link.stream, content_max, forwarded).await {
+            let conversed = self.converse(inbox, &link, content_max, forwarded).await;
+            match conversed {
                 Ok(Answered::Upgraded(leftover)) => {
                     drop(underway);
                     self.tunnel(&link.stream, inbox, leftover).await;
@@ -237,14 +239,20 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
                 }
                 Ok(Answered::Whole { reusable, close }) => {
                     if reusable && announcement.is_none() && !self.worker.draining.get() {
-                        self.worker.check_in(&self.live.pools[upstream], link.server, link.stream);
+                        self.worker.check_in(&self.live.pools[upstream], link.asking.server, link.stream);
                     }
                     return Ok(close);
                 }
                 Err(Failure::UpstreamClosed) if link.pooled && self.may_be_sent_again() => {
                     pooled_allowed = false
                 }
-                Err(failure) => return Err(failure),
+                Err(failure) => {
+                    let is_silence = failure == Failure::UpstreamSilent;
+                    if is_silence || (failure == Failure::UpstreamClosed && !link.pooled) {
+                        link.asking.unanswered(self.worker.env.recently());
+                    }
+                    return Err(failure);
+                }
             }
         }
     }
@@ -259,13 +267,14 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
     async fn converse(
         &self,
         inbox: &mut Inbox,
-        origin: &E::Stream,
+        link: &Link<'_, E::Stream>,
         content_max: u64,
         forwarded: &Forwarded<'_>,
     ) -> Result<Answered, Failure> {
+        let origin = &link.stream;
         self.progress.uploaded_at.set(Some(self.worker.env.recently()));
         let mut upload = pin!(self.upload(inbox, origin, forwarded, content_max));
-        let mut download = pin!(self.download(origin));
+        let mut download = pin!(self.download(link));
         let mut uploading = true;
         poll_fn(|cx| {
             // Once the request is sent, what comes is mostly the answer: then its end is all there is to see, and what
@@ -294,22 +303,35 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         .await
     }
 
-    /// A connection to the first server that has one, pooled or fresh.
+    /// A connection to the first server that has one, pooled or fresh, and room for a request.
     async fn connect(
         &self,
         inbox: &mut Inbox,
         upstream: usize,
         pooled_allowed: bool,
         announcement: Option<&[u8]>,
-    ) -> Result<Link<E::Stream>, Failure> {
+    ) -> Result<Link<'a, E::Stream>, Failure> {
         let env = &self.worker.env;
         let (pool, servers) = (&self.live.pools[upstream], &self.live.snapshot.upstreams[upstream].servers);
-        let mut failure = Failure::ConnectFailed;
-        for server in pool.order(env.recently()) {
+        let (mut order, mut failure) = (pool.order(), Failure::ConnectFailed);
+        loop {
+            let asking = match order.next(env.recently(), false) {
+                Choice::Server(asking) => asking,
+                Choice::Nobody => return Err(failure),
+                // Boxed: what waiting takes is not carried by every exchange.
+                Choice::Wait => {
+                    let waiting = Box::pin(self.wait_for_room(pool, &mut order));
+                    match self.unless_client_leaves(inbox, waiting).await?? {
+                        Some(asking) => asking,
+                        None => return Err(failure),
+                    }
+                }
+            };
+            let server = asking.server;
             self.progress.server.set(Some((upstream, server)));
             while pooled_allowed && let Some(stream) = pool.check_out(server) {
                 if self.is_usable(&stream) {
-                    return Ok(Link { stream, server, pooled: true });
+                    return Ok(Link { stream, asking, pooled: true });
                 }
             }
             let limit = self.live.snapshot.timeouts.upstream_connect;
@@ -324,8 +346,8 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             });
             match self.unless_client_leaves(inbox, dialling).await? {
                 Ok(stream) => {
-                    pool.record_success(server);
-                    return Ok(Link { stream, server, pooled: false });
+                    asking.dialled();
+                    return Ok(Link { stream, asking, pooled: false });
                 }
                 Err(error) => {
                     tracing::debug!(server = servers[server].name, %error, "no connection to the upstream");
@@ -335,9 +357,8 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
                     };
                 }
             }
-            pool.record_failure(server, env.recently());
+            asking.dial_failed(env.recently());
         }
-        Err(failure)
     }
 
     /// Waits for `future`, unless nobody wants to know any more.
@@ -438,9 +459,10 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
 }
 
 /// A connection to a server.
-struct Link<S> {
+struct Link<'p, S> {
     stream: S,
-    server: usize,
+    /// The request with its server: what it does is told here, and its end.
+    asking: Asking<'p, S>,
     /// It carried a request before: the server may have closed it meanwhile.
     pooled: bool,
 }

@@ -21,6 +21,10 @@ pub(crate) enum Failure {
     RequestBody(ChunkedError),
     /// The request body is longer than the rule allows.
     RequestTooLarge,
+    /// No server of the upstream had room, and too many requests wait for one already.
+    QueueFull,
+    /// No server of the upstream had room in time.
+    QueueTimeout,
     /// No server of the upstream could be reached.
     ConnectFailed,
     /// A connection to the upstream was not established in time.
@@ -51,6 +55,7 @@ impl Failure {
         match self {
             Failure::ClientGone | Failure::ClientUnwilling => None,
             Failure::Cut => Some(Refusal::Overloaded),
+            Failure::QueueFull | Failure::QueueTimeout => Some(Refusal::Busy),
             Failure::ClientSilent => Some(Refusal::RequestTimeout),
             Failure::RequestBody(_) => Some(Refusal::Malformed),
             Failure::RequestTooLarge => Some(Refusal::ContentTooLarge),
@@ -76,6 +81,8 @@ impl Failure {
             Failure::ClientUnwilling => "client-unwilling",
             Failure::RequestBody(_) => "request-body-malformed",
             Failure::RequestTooLarge => "request-too-large",
+            Failure::QueueFull => "queue-full",
+            Failure::QueueTimeout => "queue-timeout",
             Failure::ConnectFailed => "upstream-connect-failed",
             Failure::ConnectTimeout => "upstream-connect-timeout",
             Failure::UpstreamClosed => "upstream-closed",

@@ -42,6 +42,7 @@ mod shelf;
 #[cfg_attr(not(test), allow(dead_code, unused_imports, reason = "a fuzzer plays scripts only"))]
 #[allow(clippy::unwrap_used, reason = "a panic is the report")]
 mod simulation;
+mod slots;
 mod timers;
 mod turns;
 mod wakers;

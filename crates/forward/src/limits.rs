@@ -34,6 +34,11 @@ pub struct Limits {
     ///
     /// Apache's default is 500; a GPRS phone has some 2 000.
     pub data_rate_min: u32,
+    /// Requests that wait for a server of one upstream, of all workers, where `Upstream::requests_max` caps.
+    ///
+    /// Each keeps its client's connection busy, some 10 KiB: 1024 cost 10 MiB, and a homeserver that is behind by as many has
+    /// no use for more.
+    pub queue_max: usize,
 }
 
 impl Default for Limits {
@@ -44,6 +49,7 @@ impl Default for Limits {
             connections_max: 65_536,
             connections_per_address_max: 1024,
             data_rate_min: 512,
+            queue_max: 1024,
         }
     }
 }
@@ -60,6 +66,8 @@ pub struct Timeouts {
     pub keep_alive_idle: Duration,
     /// From dialling an upstream server to an established connection. It is near; more means it is down.
     pub upstream_connect: Duration,
+    /// How long a request waits for a server to have room. Clients give up after 10 s and more; who is told sooner comes again.
+    pub queue: Duration,
     /// From the end of the request to the first byte of the final response head.
     /// Longer than any long poll: Synapse cuts `timeout` of `/sync` at some minutes.
     pub upstream_first_byte: Duration,
@@ -89,6 +97,7 @@ impl Default for Timeouts {
             header_read: Duration::from_secs(15),
             keep_alive_idle: Duration::from_secs(75),
             upstream_connect: Duration::from_secs(3),
+            queue: Duration::from_secs(10),
             upstream_first_byte: Duration::from_secs(300),
             downstream_silence: Duration::from_secs(60),
             upstream_silence: Duration::from_secs(120),
@@ -157,8 +166,28 @@ pub const KERNEL_PIPES_MAX: usize = 32;
 /// One a busy client connection at 1 024 connections a worker; fewer would close and reopen under full load.
 pub const UPSTREAM_IDLE_MAX: usize = 1024;
 
-/// How long a server that refused a connection is passed over while another one works.
+/// How long a server that refused a connection is passed over while another one works: some 2 s are a restart's shortest.
+/// Each time that it fails again after that doubles it.
 pub const SERVER_RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Where that ends: a server that is down for long costs one request a minute and worker its connect timeout, and one that
+/// is back waits a minute at most.
+pub const SERVER_RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// Requests in a row that a server takes and does not answer until it is passed over: one or two may be the fault of these
+/// very requests.
+pub const UNANSWERED_MAX: u32 = 3;
+
+/// Servers of one upstream: what a request has tried is a bit for each in a word.
+pub const SERVERS_OF_UPSTREAM_MAX: usize = 64;
+
+/// How often the first of a worker's waiting requests looks whether another worker has made room: as exact as deadlines are.
+/// Room that its own worker makes it is told of at once.
+pub const QUEUE_LOOK: Duration = TIMER_TICK;
+
+/// What one worker's waiting requests may be ahead of another's, in time that they have waited. More than some
+/// [`QUEUE_LOOK`]s, since room stays unused while those look who come first then; far below what clients notice.
+pub const QUEUE_LEAD_MAX: Duration = Duration::from_millis(250);
 
 /// Interim (1xx) responses passed on before a final one must come. A flood of them is an attack by the origin.
 pub const INTERIM_RESPONSES_MAX: u32 = 16;

@@ -2,27 +2,54 @@
 //!
 //! Policy without I/O: time is an argument, connections are opaque.
 
+mod line;
+mod order;
+mod standing;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use crate::limits::{SERVER_RETRY_AFTER, UPSTREAM_IDLE_MAX};
+use self::standing::{Stake, Standing};
+pub(crate) use self::{
+    line::{Line, Waiting},
+    order::{Choice, Order},
+};
+use crate::{
+    limits::{SERVERS_OF_UPSTREAM_MAX, UPSTREAM_IDLE_MAX},
+    slots::Slots,
+    snapshot::{Balance, Upstream},
+};
 
 /// The servers of one upstream, as one worker sees them.
 pub(crate) struct Pool<S> {
+    members: Vec<Member<S>>,
+    balance: Balance,
+    /// Where requests wait while no server has room; shared with the pool that follows this one. `None`: there is no cap.
+    line: Option<Rc<Line>>,
+}
+
+/// A server as a member of its upstream.
+struct Member<S> {
     /// Shared with the pool that follows this one after a change of the configuration.
-    servers: Vec<Rc<ServerState<S>>>,
-    turn: Cell<usize>,
+    state: Rc<ServerState<S>>,
+    /// Shared with the other workers; looked at where there is a cap.
+    slots: Arc<Slots>,
+    weight: u32,
+    /// What it is ahead of the others or behind them in taking turns, in requests times the sum of weights.
+    credit: Cell<i64>,
 }
 
 /// What is known of a server, and the idle connections to it.
 pub(crate) struct ServerState<S> {
     idle: RefCell<VecDeque<Idle<S>>>,
-    /// The last dial failed; passed over until then while others work.
-    avoid_until: Cell<Option<Instant>>,
+    standing: Standing,
     /// Requests that are with it.
     in_flight: Cell<usize>,
     /// Dials that failed, since the start.
@@ -36,14 +63,54 @@ pub(crate) struct ServerStock {
     pub(crate) in_flight: usize,
     pub(crate) avoided: bool,
     pub(crate) dials_failed: u64,
+    pub(crate) ejections: u64,
 }
 
-/// A request that is with a server; dropping it is its end.
-pub(crate) struct InFlight<'p>(&'p Cell<usize>);
+/// A request that goes to a server, or is with it; dropping it is its end.
+pub(crate) struct Asking<'p, S> {
+    pool: &'p Pool<S>,
+    /// Index of the server.
+    pub(crate) server: usize,
+    stake: Stake,
+}
 
-impl Drop for InFlight<'_> {
+impl<S> Asking<'_, S> {
+    /// A connection to the server was made.
+    pub(crate) fn dialled(&self) {
+        self.state().standing.dialled(self.stake);
+    }
+
+    /// None could be made.
+    pub(crate) fn dial_failed(&self, now: Instant) {
+        let state = self.state();
+        state.standing.dial_failed(self.stake, now);
+        state.dials_failed.set(state.dials_failed.get() + 1);
+    }
+
+    /// The server has answered, whatever.
+    pub(crate) fn answered(&self) {
+        self.state().standing.answered(self.stake);
+    }
+
+    /// The server took the request and did not answer.
+    pub(crate) fn unanswered(&self, now: Instant) {
+        self.state().standing.unanswered(self.stake, now);
+    }
+
+    fn state(&self) -> &ServerState<S> {
+        &self.pool.members[self.server].state
+    }
+}
+
+impl<S> Drop for Asking<'_, S> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let Member { state, slots, .. } = &self.pool.members[self.server];
+        state.in_flight.set(state.in_flight.get() - 1);
+        state.standing.end(self.stake);
+        if let Some(line) = &self.pool.line {
+            slots.give_back();
+            line.call();
+        }
     }
 }
 
@@ -56,7 +123,7 @@ impl<S> Default for ServerState<S> {
     fn default() -> Self {
         Self {
             idle: RefCell::default(),
-            avoid_until: Cell::new(None),
+            standing: Standing::default(),
             in_flight: Cell::new(0),
             dials_failed: Cell::new(0),
         }
@@ -64,73 +131,79 @@ impl<S> Default for ServerState<S> {
 }
 
 impl<S> Pool<S> {
-    /// A pool for `servers` servers, at least one.
-    pub(crate) fn new(servers: usize) -> Self {
-        Pool::of((0..servers).map(|_| Rc::default()).collect())
-    }
-
-    /// A pool of these servers, at least one.
-    pub(crate) fn of(servers: Vec<Rc<ServerState<S>>>) -> Self {
-        assert!(!servers.is_empty(), "an upstream has at least one server");
-        Pool { servers, turn: Cell::new(0) }
+    /// A pool for this upstream; `state` tells what is known of a server, `line` who waits.
+    pub(crate) fn new(
+        upstream: &Upstream,
+        mut state: impl FnMut(&str) -> Rc<ServerState<S>>,
+        line: impl FnOnce() -> Rc<Line>,
+    ) -> Self {
+        let count = upstream.servers.len();
+        assert!((1..=SERVERS_OF_UPSTREAM_MAX).contains(&count), "an upstream of {count} servers");
+        let members = upstream.servers.iter().map(|server| {
+            server.slots.set_max(upstream.requests_max);
+            let (state, slots) = (state(&server.name), server.slots.clone());
+            Member { state, slots, weight: server.weight, credit: Cell::new(0) }
+        });
+        Pool {
+            members: members.collect(),
+            balance: upstream.balance,
+            line: upstream.requests_max.map(|_| line()),
+        }
     }
 
     /// What is known of a server, for a pool that follows this one.
     pub(crate) fn server(&self, index: usize) -> Rc<ServerState<S>> {
-        self.servers[index].clone()
+        self.members[index].state.clone()
+    }
+
+    /// Who waits for a server to have room, if there is a cap.
+    pub(crate) fn line(&self) -> Option<&Rc<Line>> {
+        self.line.as_ref()
     }
 
     /// What is known of each server.
     pub(crate) fn stock(&self, now: Instant) -> impl Iterator<Item = ServerStock> + '_ {
-        self.servers.iter().map(move |server| ServerStock {
-            idle: server.idle.borrow().len(),
-            in_flight: server.in_flight.get(),
-            avoided: server.avoid_until.get().is_some_and(|until| until > now),
-            dials_failed: server.dials_failed.get(),
+        self.members.iter().map(move |Member { state, .. }| ServerStock {
+            idle: state.idle.borrow().len(),
+            in_flight: state.in_flight.get(),
+            avoided: state.standing.until().is_some_and(|until| until > now),
+            dials_failed: state.dials_failed.get(),
+            ejections: u64::from(state.standing.ejections()),
         })
     }
 
-    /// A request goes to this server.
-    pub(crate) fn begin(&self, server: usize) -> InFlight<'_> {
-        let in_flight = &self.servers[server].in_flight;
-        in_flight.set(in_flight.get() + 1);
-        InFlight(in_flight)
+    /// Takes a place in the line; `None`: `max` requests wait already, those of all workers.
+    pub(crate) fn wait(&self, max: usize, now: Instant) -> Option<Waiting<'_>> {
+        self.line.as_ref()?.enter(max, now)
     }
 
-    /// The servers in the order in which to try them: from the one whose turn it is, those that failed lately last.
-    pub(crate) fn order(&self, now: Instant) -> impl Iterator<Item = usize> + '_ {
-        let count = self.servers.len();
-        let first = self.turn.get();
-        self.turn.set((first + 1) % count);
-        let ring = move || (0..count).map(move |step| (first + step) % count);
-        // Judged now, so that a server that fails while this order is followed is not tried again at its end.
-        let avoided = (0..count.min(AVOIDABLE_MAX))
-            .filter(|server| self.servers[*server].avoid_until.get().is_some_and(|until| until > now))
-            .fold(0_u64, |avoided, server| avoided | 1 << server);
-        let is_avoided = move |server: &usize| *server < AVOIDABLE_MAX && avoided >> *server & 1 == 1;
-        ring().filter(move |server| !is_avoided(server)).chain(ring().filter(is_avoided))
+    /// Whether somebody waits for a server to have room.
+    fn is_awaited(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| line.is_awaited())
     }
 
-    /// A dial to this server failed.
-    pub(crate) fn record_failure(&self, server: usize, now: Instant) {
-        let server = &self.servers[server];
-        server.avoid_until.set(Some(now + SERVER_RETRY_AFTER));
-        server.dials_failed.set(server.dials_failed.get() + 1);
+    fn has_room(&self, server: usize) -> bool {
+        self.line.is_none() || self.members[server].slots.has_room()
     }
 
-    /// A dial to this server succeeded.
-    pub(crate) fn record_success(&self, server: usize) {
-        self.servers[server].avoid_until.set(None);
+    /// A request goes to this server, if that has room.
+    fn begin(&self, server: usize, now: Instant) -> Option<Asking<'_, S>> {
+        let Member { state, slots, .. } = &self.members[server];
+        if self.line.is_some() && !slots.take() {
+            return None;
+        }
+        state.in_flight.set(state.in_flight.get() + 1);
+        Some(Asking { pool: self, server, stake: state.standing.begin(now) })
     }
 
     /// The idle connection used last.
     pub(crate) fn check_out(&self, server: usize) -> Option<S> {
-        self.servers[server].idle.borrow_mut().pop_back().map(|idle| idle.stream)
+        self.members[server].state.idle.borrow_mut().pop_back().map(|idle| idle.stream)
     }
 
     /// Keeps a connection for the next request, unless there are [`UPSTREAM_IDLE_MAX`] already.
     pub(crate) fn check_in(&self, server: usize, stream: S, now: Instant) {
-        let mut idle = self.servers[server].idle.borrow_mut();
+        let mut idle = self.members[server].state.idle.borrow_mut();
         if idle.len() < UPSTREAM_IDLE_MAX {
             idle.push_back(Idle { stream, since: now });
         }
@@ -138,8 +211,8 @@ impl<S> Pool<S> {
 
     /// Drops the connections that are idle for `idle_max` or that `is_dead`.
     pub(crate) fn sweep(&self, now: Instant, idle_max: Duration, mut is_dead: impl FnMut(&S) -> bool) {
-        for server in &self.servers {
-            server.idle.borrow_mut().retain(|idle| {
+        for Member { state, .. } in &self.members {
+            state.idle.borrow_mut().retain(|idle| {
                 now.saturating_duration_since(idle.since) < idle_max && !is_dead(&idle.stream)
             });
         }
@@ -147,92 +220,8 @@ impl<S> Pool<S> {
 
     /// Drops every idle connection.
     pub(crate) fn clear(&self) {
-        for server in &self.servers {
-            server.idle.borrow_mut().clear();
+        for Member { state, .. } in &self.members {
+            state.idle.borrow_mut().clear();
         }
-    }
-}
-
-/// Servers of one upstream that can be passed over: a bit for each in a word. Those beyond are tried in their turn.
-const AVOIDABLE_MAX: usize = 64;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn order(pool: &Pool<u32>, now: Instant) -> Vec<usize> {
-        pool.order(now).collect()
-    }
-
-    #[test]
-    fn servers_take_turns() {
-        let (pool, now) = (Pool::new(3), Instant::now());
-        assert_eq!(order(&pool, now), [0, 1, 2]);
-        assert_eq!(order(&pool, now), [1, 2, 0]);
-        assert_eq!(order(&pool, now), [2, 0, 1]);
-        assert_eq!(order(&pool, now), [0, 1, 2]);
-    }
-
-    #[test]
-    fn a_server_that_refused_comes_last_for_a_while() {
-        let (pool, now) = (Pool::new(3), Instant::now());
-        pool.record_failure(1, now);
-        assert_eq!(order(&pool, now), [0, 2, 1]);
-        assert_eq!(order(&pool, now + SERVER_RETRY_AFTER), [1, 2, 0]);
-        pool.record_failure(2, now);
-        pool.record_success(2);
-        assert_eq!(order(&pool, now), [2, 0, 1]);
-    }
-
-    #[test]
-    fn a_lone_server_is_always_tried() {
-        let (pool, now) = (Pool::new(1), Instant::now());
-        pool.record_failure(0, now);
-        assert_eq!(order(&pool, now), [0]);
-    }
-
-    #[test]
-    fn a_server_that_fails_while_an_order_is_followed_is_not_tried_twice() {
-        let (pool, now) = (Pool::<u32>::new(2), Instant::now());
-        let tried: Vec<_> = pool.order(now).inspect(|server| pool.record_failure(*server, now)).collect();
-        assert_eq!(tried, [0, 1]);
-    }
-
-    #[test]
-    fn the_connection_used_last_is_used_next() {
-        let (pool, now) = (Pool::new(1), Instant::now());
-        pool.check_in(0, 1, now);
-        pool.check_in(0, 2, now);
-        assert_eq!(pool.check_out(0), Some(2));
-        assert_eq!(pool.check_out(0), Some(1));
-        assert_eq!(pool.check_out(0), None);
-    }
-
-    #[test]
-    fn idle_connections_are_bounded_in_number_and_age() {
-        let (pool, now) = (Pool::new(1), Instant::now());
-        for stream in 0..UPSTREAM_IDLE_MAX + 5 {
-            pool.check_in(0, stream, now);
-        }
-        assert_eq!(pool.servers[0].idle.borrow().len(), UPSTREAM_IDLE_MAX);
-        pool.sweep(now + Duration::from_secs(1), Duration::from_secs(2), |stream| stream % 2 == 0);
-        assert_eq!(pool.servers[0].idle.borrow().len(), UPSTREAM_IDLE_MAX / 2);
-        pool.sweep(now + Duration::from_secs(2), Duration::from_secs(2), |_| false);
-        assert_eq!(pool.check_out(0), None);
-    }
-
-    #[test]
-    fn what_is_known_of_a_server_is_told() {
-        let (pool, now) = (Pool::new(2), Instant::now());
-        pool.check_in(0, 1, now);
-        pool.record_failure(1, now);
-        let underway = [pool.begin(0), pool.begin(0)];
-        let known = ServerStock { idle: 1, in_flight: 2, avoided: false, dials_failed: 0 };
-        let failed = ServerStock { idle: 0, in_flight: 0, avoided: true, dials_failed: 1 };
-        assert_eq!(pool.stock(now).collect::<Vec<_>>(), [known, failed]);
-        drop(underway);
-        let later = now + SERVER_RETRY_AFTER;
-        let expected = [ServerStock { in_flight: 0, ..known }, ServerStock { avoided: false, ..failed }];
-        assert_eq!(pool.stock(later).collect::<Vec<_>>(), expected);
     }
 }

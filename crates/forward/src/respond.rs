@@ -51,6 +51,8 @@ pub enum Refusal {
     RateLimited,
     /// Too many connections in all.
     Overloaded,
+    /// Every server of the upstream has as many requests as it may, and none came to its end in time, or too many wait.
+    Busy,
     /// The upstream refused the connection, broke it, or sent no HTTP.
     BadGateway,
     /// The upstream did not answer in time.
@@ -59,7 +61,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, in the order of its discriminant.
-    pub const ALL: [Refusal; 15] = [
+    pub const ALL: [Refusal; 16] = [
         Refusal::Malformed,
         Refusal::Unrouted,
         Refusal::MisdirectedHost,
@@ -73,6 +75,7 @@ impl Refusal {
         Refusal::TooManyConnections,
         Refusal::RateLimited,
         Refusal::Overloaded,
+        Refusal::Busy,
         Refusal::BadGateway,
         Refusal::GatewayTimeout,
     ];
@@ -93,6 +96,7 @@ impl Refusal {
             Refusal::TooManyConnections => 429,
             Refusal::RateLimited => 429,
             Refusal::Overloaded => 503,
+            Refusal::Busy => 503,
             Refusal::BadGateway => 502,
             Refusal::GatewayTimeout => 504,
         }
@@ -114,6 +118,7 @@ impl Refusal {
             Refusal::TooManyConnections => "Too many connections from your address.",
             Refusal::RateLimited => "Too many requests from your address.",
             Refusal::Overloaded => "The server is overloaded.",
+            Refusal::Busy => "The homeserver is busy. Try again soon.",
             Refusal::BadGateway => "The homeserver cannot be reached.",
             Refusal::GatewayTimeout => "The homeserver did not answer in time.",
         }

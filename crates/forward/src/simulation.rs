@@ -53,7 +53,8 @@ use crate::{
     limits::Limits,
     respond::{Answer, RefusalAnswers},
     snapshot::{
-        Action, Listener, MethodMatch, PathMatch, RateLimits, Rule, Server, Site, Snapshot, Upstream,
+        Action, Balance, Listener, MethodMatch, PathMatch, RateLimits, Rule, Server, Site, Snapshot,
+        Upstream, keep_shared,
     },
     worker::{Live, Worker},
 };
@@ -109,6 +110,8 @@ fn try_seed(seed: u64) -> Option<String> {
 struct Simulation {
     world: Rc<World>,
     worker: Rc<Worker<Simulated>>,
+    /// What it began with.
+    snapshot: Arc<Snapshot>,
     /// At which step the next client comes.
     next_client_at: Cell<usize>,
     clients_left: Cell<usize>,
@@ -123,13 +126,15 @@ impl Simulation {
         let world = World::new(seed, SERVERS);
         let env = Simulated(world.clone());
         let allowances = Allowances::new(env.now());
-        let worker = Worker::new(env, snapshot(&world), None, Arc::default(), allowances);
+        let snapshot = snapshot(&world);
+        let worker = Worker::new(env, snapshot.clone(), None, Arc::default(), allowances);
         let rng = &world.rng;
         let draw = |in_how_many| Cell::new(rng.once_in(in_how_many).then(|| rng.below(EVENT_STEPS)));
         let (drain_at, reload_at) = (draw(3), draw(3));
         let clients_left = Cell::new(rng.between(1, 4));
         let phases = Vec::new();
-        Simulation { worker, next_client_at: Cell::new(0), clients_left, drain_at, reload_at, phases, world }
+        let next_client_at = Cell::new(0);
+        Simulation { worker, snapshot, next_client_at, clients_left, drain_at, reload_at, phases, world }
     }
 
     fn run(mut self) -> Result<(), String> {
@@ -197,7 +202,7 @@ impl Simulation {
             due
         };
         if is_due(&self.reload_at) {
-            self.worker.apply(snapshot(world));
+            self.reload();
         }
         if is_due(&self.drain_at) {
             self.drain();
@@ -205,6 +210,13 @@ impl Simulation {
         if world.rng.once_in(100) {
             self.worker.sweep();
         }
+    }
+
+    /// Like SIGHUP: what follows keeps what is shared.
+    fn reload(&self) {
+        let mut next = snapshot(&self.world);
+        keep_shared(&mut Arc::make_mut(&mut next).upstreams, &self.snapshot.upstreams);
+        self.worker.apply(next);
     }
 
     /// Like SIGTERM: what has not ended when the drain's time is over is cut.
@@ -258,6 +270,15 @@ impl Simulation {
     }
 
     fn finish(&self) -> Result<(), String> {
+        for upstream in &self.snapshot.upstreams {
+            let taken: usize = upstream.servers.iter().map(|server| server.slots.taken()).sum();
+            if taken + upstream.queue.waiting() > 0 {
+                return Err(format!(
+                    "{taken} slots and {} places did not come back",
+                    upstream.queue.waiting()
+                ));
+            }
+        }
         match self.worker.buffers.out() {
             0 => self.world.verdict(),
             out => Err(format!("{out} buffers did not come back")),
@@ -284,7 +305,19 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
         field_lines: Bytes::from_static(b"X-Made-By: proxy\r\n"),
         content: format!("{status}|made by the proxy").into(),
     };
-    let server = |index| Server { name: format!("server {index}"), address: world::address(index) };
+    let server = |index, weight| Server {
+        name: format!("server {index}"),
+        address: world::address(index),
+        weight,
+        slots: Arc::default(),
+    };
+    let upstream = |servers, balance| Upstream {
+        servers,
+        sends_proxy_header: false,
+        balance,
+        requests_max: world.requests_max,
+        queue: Arc::default(),
+    };
     let rules = vec![
         rule(b"/e", Action::Forward(0)),
         rule(b"/f", Action::Forward(1)),
@@ -294,6 +327,7 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
         limits: Limits {
             head: HeadLimits::default(),
             body_bytes_max: request::CONTENT_BYTES_MAX as u64,
+            queue_max: 2,
             ..Limits::default()
         },
         timeouts: world.timeouts.clone(),
@@ -306,8 +340,8 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
             proxy_protocol_from: None,
         }],
         upstreams: vec![
-            Upstream { servers: vec![server(0), server(1)], sends_proxy_header: false },
-            Upstream { servers: vec![server(2)], sends_proxy_header: false },
+            upstream(vec![server(0, 1), server(1, 3)], Balance::LeastConnections),
+            upstream(vec![server(2, 1)], Balance::RoundRobin),
         ],
         sites: vec![Site { rules, host: Bytes::from_static(b"fallback.example") }],
         hosts: BTreeMap::new(),

@@ -13,7 +13,10 @@ use std::{
 use bytes::Bytes;
 use ipnet::IpNet;
 
-pub use crate::allowance::Rate;
+pub use crate::{
+    allowance::Rate,
+    slots::{Queue, Slots},
+};
 use crate::{
     limits::{Limits, Timeouts},
     respond::{Answer, RefusalAnswers},
@@ -95,14 +98,30 @@ pub struct Listener {
     pub proxy_protocol_from: Option<Vec<IpNet>>,
 }
 
-/// Servers that answer the same requests; taken in turn.
+/// Servers that answer the same requests.
 #[derive(Clone)]
 pub struct Upstream {
-    /// At least one.
+    /// At least one, at most [`SERVERS_OF_UPSTREAM_MAX`](crate::limits::SERVERS_OF_UPSTREAM_MAX).
     pub servers: Vec<Server>,
     /// Each connection begins with a header of the PROXY protocol that names its client, and carries one request: it is never
     /// kept for others.
     pub sends_proxy_header: bool,
+    /// Which server is next.
+    pub balance: Balance,
+    /// Requests that each server may have at a time, those of all workers; `None`: as many as there are. Others wait.
+    pub requests_max: Option<usize>,
+    /// Those that wait; what follows the upstream keeps it.
+    pub queue: Arc<Queue>,
+}
+
+/// How requests are shared out to the servers of an upstream, as each worker counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, by weight.
+    #[default]
+    RoundRobin,
+    /// To the one with the fewest requests for its weight; in turn where there are several.
+    LeastConnections,
 }
 
 /// One server of an upstream.
@@ -112,6 +131,30 @@ pub struct Server {
     pub name: String,
     /// Where it listens.
     pub address: ServerAddress,
+    /// Its share of the requests, beside the weights of the others; at least 1.
+    pub weight: u32,
+    /// The requests that it has, where `requests_max` caps; what follows the server keeps it.
+    pub slots: Arc<Slots>,
+}
+
+/// Lets upstreams that follow those of `before` keep what workers share of them: a server is known by its name. Of servers
+/// with the same name in several upstreams, each is followed by one.
+pub fn keep_shared(upstreams: &mut [Upstream], before: &[Upstream]) {
+    let mut known: Vec<(&Upstream, &Server)> = before
+        .iter()
+        .flat_map(|upstream| upstream.servers.iter().map(move |server| (upstream, server)))
+        .collect();
+    let mut queues: Vec<&Arc<Queue>> = before.iter().map(|upstream| &upstream.queue).collect();
+    for upstream in upstreams {
+        for server in &mut upstream.servers {
+            let Some(index) = known.iter().position(|(_, other)| other.name == server.name) else { continue };
+            let (of, other) = known.remove(index);
+            server.slots = other.slots.clone();
+            if let Some(index) = queues.iter().position(|queue| Arc::ptr_eq(queue, &of.queue)) {
+                upstream.queue = queues.remove(index).clone();
+            }
+        }
+    }
 }
 
 /// Where a server listens.

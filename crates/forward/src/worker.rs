@@ -19,7 +19,7 @@ use crate::{
     counters::Counters,
     date::Calendar,
     environment::Environment,
-    pool::{Pool, ServerState},
+    pool::{Line, Pool, ServerState},
     record::{Log, LogSender},
     request_id::RequestIds,
     shelf::Shelf,
@@ -68,7 +68,8 @@ pub(crate) struct Live<E: Environment> {
 
 impl<E: Environment> Live<E> {
     pub(crate) fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
-        let pools = snapshot.upstreams.iter().map(|upstream| Pool::new(upstream.servers.len())).collect();
+        let pool = |upstream: &Upstream| Pool::new(upstream, |_| Rc::default(), || line(upstream));
+        let pools = snapshot.upstreams.iter().map(pool).collect();
         Rc::new(Live { snapshot, pools })
     }
 
@@ -76,7 +77,9 @@ impl<E: Environment> Live<E> {
     fn followed_by(&self, snapshot: Arc<Snapshot>) -> Rc<Self> {
         let state = |name: &str| self.server(name).unwrap_or_default();
         let pool = |upstream: &Upstream| {
-            Pool::of(upstream.servers.iter().map(|server| state(&server.name)).collect())
+            let of_before =
+                || self.pools.iter().filter_map(Pool::line).find(|line| line.is_part_of(&upstream.queue));
+            Pool::new(upstream, state, || of_before().cloned().unwrap_or_else(|| line(upstream)))
         };
         let pools = snapshot.upstreams.iter().map(pool).collect();
         Rc::new(Live { snapshot, pools })
@@ -88,6 +91,11 @@ impl<E: Environment> Live<E> {
             Some(pool.server(index))
         })
     }
+}
+
+/// A line in which nobody waits yet.
+fn line(upstream: &Upstream) -> Rc<Line> {
+    Rc::new(Line::new(upstream.queue.clone()))
 }
 
 impl<E: Environment> Worker<E> {
@@ -123,7 +131,9 @@ impl<E: Environment> Worker<E> {
     /// Goes on with another configuration. Exchanges that have begun keep theirs.
     pub(crate) fn apply(&self, snapshot: Arc<Snapshot>) {
         let next = self.live.borrow().followed_by(snapshot);
-        self.live.replace(next);
+        let before = self.live.replace(next);
+        // There may be more room now.
+        before.pools.iter().filter_map(Pool::line).for_each(|line| line.call());
         // Those that accept for a listener that is no more.
         self.wakers.wake_all();
     }
@@ -181,6 +191,7 @@ impl<E: Environment> Worker<E> {
             store(&gauges.in_flight, stock.in_flight);
             store(&gauges.avoided, usize::from(stock.avoided));
             gauges.dials_failed.store(stock.dials_failed, Ordering::Relaxed);
+            gauges.ejections.store(stock.ejections, Ordering::Relaxed);
         }
     }
 

@@ -188,6 +188,7 @@ const SCHEMAS: &[Schema] = &[
     ROOT,
     server::SCHEMA,
     homeserver::SCHEMA,
+    upstream::ENTRY_SCHEMA,
     certificate::SCHEMA,
     listener::SCHEMA,
     limits::LIMITS_SCHEMA,

@@ -33,13 +33,15 @@ use crate::{
 
 /// Everything that the workers need. Looks up the names of upstreams on the way.
 ///
-/// What follows the snapshot `before` keeps its listeners, in their places, and its ticket keys.
+/// What follows the snapshot `before` keeps its listeners, in their places, its ticket keys, and what workers share of its
+/// upstreams.
 pub(crate) fn snapshot(
     config: &Config,
     certificates: Vec<Certificate>,
     before: Option<&Snapshot>,
 ) -> Result<Snapshot, Failed> {
-    let upstreams = resolve(config)?;
+    let mut upstreams = resolve(config)?;
+    snapshot::keep_shared(&mut upstreams, before.map_or(&[], |before| &before.upstreams));
     let speaks_tls = config.listeners.iter().any(|listener| listener.tls);
     let tls = speaks_tls.then(|| tls_config(certificates, before)).transpose()?;
     Ok(assemble(config, upstreams, tls.as_ref(), before))
@@ -48,13 +50,11 @@ pub(crate) fn snapshot(
 /// The same for those who only ask what its rules say: no name is looked up and no certificate is needed, so its
 /// servers have no addresses and its listeners no TLS.
 pub(crate) fn unresolved(config: &Config) -> Snapshot {
-    let server = |server: &UpstreamServer| snapshot::Server {
-        name: server.to_string(),
-        address: ServerAddress::Tcp(Vec::new()),
-    };
-    let upstreams = routing::upstreams(config).map(|upstream| snapshot::Upstream {
-        servers: upstream.servers.iter().map(|at| server(&at.value)).collect(),
-        sends_proxy_header: upstream.send_proxy_protocol,
+    let upstreams = routing::upstreams(config).map(|upstream| {
+        let servers = upstream.servers.iter().zip(&upstream.weights);
+        let servers =
+            servers.map(|(at, weight)| data_plane_server(&at.value, ServerAddress::Tcp(Vec::new()), *weight));
+        data_plane_upstream(upstream, servers.collect())
     });
     assemble(config, upstreams.collect(), None, None)
 }
@@ -142,11 +142,11 @@ fn classify(method: &[u8], raw_path: &[u8]) -> u8 {
 pub(crate) fn resolve(config: &Config) -> Result<Vec<snapshot::Upstream>, Problems> {
     let mut problems = Vec::new();
     let mut upstreams = Vec::new();
-    for Upstream { servers, send_proxy_protocol } in routing::upstreams(config) {
+    for upstream in routing::upstreams(config) {
         let mut resolved = Vec::new();
-        for server in servers {
+        for (server, weight) in upstream.servers.iter().zip(&upstream.weights) {
             match server_address(&server.value) {
-                Ok(address) => resolved.push(snapshot::Server { name: server.value.to_string(), address }),
+                Ok(address) => resolved.push(data_plane_server(&server.value, address, *weight)),
                 Err(error) => {
                     let message =
                         format!("upstream {} has no address: {error}; check the name", server.value);
@@ -154,9 +154,23 @@ pub(crate) fn resolve(config: &Config) -> Result<Vec<snapshot::Upstream>, Proble
                 }
             }
         }
-        upstreams.push(snapshot::Upstream { servers: resolved, sends_proxy_header: *send_proxy_protocol });
+        upstreams.push(data_plane_upstream(upstream, resolved));
     }
     if problems.is_empty() { Ok(upstreams) } else { Err(Problems::new(&config.file, problems)) }
+}
+
+fn data_plane_server(server: &UpstreamServer, address: ServerAddress, weight: u32) -> snapshot::Server {
+    snapshot::Server { name: server.to_string(), address, weight, slots: Arc::default() }
+}
+
+fn data_plane_upstream(upstream: &Upstream, servers: Vec<snapshot::Server>) -> snapshot::Upstream {
+    snapshot::Upstream {
+        servers,
+        sends_proxy_header: upstream.send_proxy_protocol,
+        balance: upstream.balance,
+        requests_max: upstream.requests_max,
+        queue: Arc::default(),
+    }
 }
 
 fn server_address(server: &UpstreamServer) -> io::Result<ServerAddress> {
@@ -282,20 +296,36 @@ const PLAIN_STYLE: usize = 1;
 fn matrix_refusals() -> RefusalAnswers {
     RefusalAnswers::new(|refusal| {
         let mut answer = matrix_answer(refusal.status(), refusal_body(refusal));
-        if refusal == Refusal::RateLimited {
+        if matches!(refusal, Refusal::RateLimited | Refusal::Busy) {
             answer.field_lines = [&answer.field_lines[..], RETRY_CORS_FIELD_LINE.as_bytes()].concat().into();
         }
-        answer
+        with_retry_after(refusal, answer)
     })
 }
 
 fn plain_refusals() -> RefusalAnswers {
-    RefusalAnswers::new(|refusal| Answer {
-        status: refusal.status(),
-        field_lines: Bytes::from_static(JSON_FIELD_LINE.as_bytes()),
-        content: refusal_body(refusal).into(),
+    RefusalAnswers::new(|refusal| {
+        let answer = Answer {
+            status: refusal.status(),
+            field_lines: Bytes::from_static(JSON_FIELD_LINE.as_bytes()),
+            content: refusal_body(refusal).into(),
+        };
+        with_retry_after(refusal, answer)
     })
 }
+
+/// Who meets a busy homeserver is told when to come again (RFC 9110 §10.2.3).
+fn with_retry_after(refusal: Refusal, answer: Answer) -> Answer {
+    if refusal != Refusal::Busy {
+        return answer;
+    }
+    let line = format!("Retry-After: {RETRY_AFTER_SECONDS}\r\n");
+    Answer { field_lines: [&answer.field_lines[..], line.as_bytes()].concat().into(), ..answer }
+}
+
+/// When to come again, in seconds: a burst is over by then, and a homeserver that is behind for longer is not asked by everybody
+/// every second.
+const RETRY_AFTER_SECONDS: u32 = 5;
 
 fn matrix_answer(status: u16, content: String) -> Answer {
     let field_lines = [JSON_FIELD_LINE, CORS_FIELD_LINES].concat();
@@ -318,6 +348,7 @@ fn error_code(refusal: Refusal) -> ErrorCode {
         | Refusal::ExpectationFailed
         | Refusal::VersionNotSupported
         | Refusal::Overloaded
+        | Refusal::Busy
         | Refusal::BadGateway
         | Refusal::GatewayTimeout => ErrorCode::Unknown,
     }
@@ -331,6 +362,7 @@ fn data_plane_limits(limits: &Limits) -> limits::Limits {
     plain.connections_max = count(limits.connections_max);
     plain.connections_per_address_max = count(limits.connections_per_address_max);
     plain.data_rate_min = u32::try_from(limits.data_rate_min).unwrap_or(u32::MAX);
+    plain.queue_max = count(limits.queue_max);
     plain
 }
 
@@ -345,6 +377,7 @@ fn data_plane_timeouts(timeouts: &Timeouts) -> limits::Timeouts {
         header_read: timeouts.header_read,
         keep_alive_idle: timeouts.keep_alive_idle,
         upstream_connect: timeouts.upstream_connect,
+        queue: timeouts.queue,
         upstream_first_byte: timeouts.upstream_first_byte,
         downstream_silence: timeouts.downstream_silence,
         upstream_silence: timeouts.upstream_silence,

@@ -4,7 +4,7 @@ use std::{future::poll_fn, mem, task::Poll};
 
 use ringfence_http1::{BodyFraming, HeadError, HeadScan, KnownField, OutgoingHead, ResponseHead, Version};
 
-use super::{Answered, Exchange};
+use super::{Answered, Exchange, Link};
 use crate::{
     buffers::Buffer,
     environment::{Environment, before},
@@ -37,7 +37,8 @@ impl Arrived {
 
 impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     /// Passes on what the origin answers, interim responses first.
-    pub(super) async fn download(&self, origin: &E::Stream) -> Result<Answered, Failure> {
+    pub(super) async fn download(&self, link: &Link<'_, E::Stream>) -> Result<Answered, Failure> {
+        let origin = &link.stream;
         self.await_answer(origin).await?;
         let (mut head, mut outgoing) = (self.worker.response_head(), self.worker.outgoing_head());
         let (head, outgoing) = (&mut *head, &mut *outgoing);
@@ -74,6 +75,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             // No buffer is held while nothing is in it: after 102 (Processing) minutes may pass.
             arrived = Some(part).filter(|part| part.start < part.end);
         };
+        link.asking.answered();
         self.progress.status.set(Some(head.status()));
         if self.worker.log.is_on() {
             self.progress.answered.set(self.progress.asked_at.get().map(|at| self.worker.env.now() - at));

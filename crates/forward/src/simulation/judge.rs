@@ -91,7 +91,7 @@ impl Upstream<'_> {
     fn judge_head(&self, head: &Head) -> Result<&Request, String> {
         let id = head.exchange().ok_or("a request of no exchange")?;
         let request = self.requests.get(&id).ok_or_else(|| format!("exchange {id:06x} is unknown"))?;
-        if !matches!(request.kind, Kind::Forwarded | Kind::TooLarge | Kind::BadBody) {
+        if !request.kind.is_for_an_origin() {
             return Err(format!("{:?} request {id:06x} reached an origin", request.kind));
         }
         let start_line = format!("{} {} HTTP/1.1", request.method, request.target);
@@ -252,10 +252,12 @@ impl Downstream<'_> {
         };
         // A client that dawdles or stalls may be told so.
         let slow = status == 408 && !self.client.behaves();
+        // So may who has waited for a server to have room.
+        let busy = status == 503 && self.world.requests_max.is_some() && request.kind.is_for_an_origin();
         // Whoever has no answer when the drain is over is told so.
         let cut =
             status == 503 && self.world.cut.get() && !matches!(request.kind, Kind::Local | Kind::Unrouted);
-        if !(expected || slow || cut) {
+        if !(expected || slow || busy || cut) {
             return Err(format!("the proxy says {status}"));
         }
         if body.ended
@@ -379,6 +381,7 @@ impl Phase {
             Phase::Idle { first: false } => timeouts.header_read.max(timeouts.keep_alive_idle + WARM),
             Phase::Exchange => timeouts
                 .upstream_connect
+                .max(timeouts.queue)
                 .max(timeouts.upstream_first_byte)
                 .max(timeouts.downstream_silence)
                 .max(timeouts.upstream_silence)

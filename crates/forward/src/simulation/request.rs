@@ -38,6 +38,12 @@ pub(super) enum Kind {
 /// Content that the proxy takes in one request, in bytes.
 pub(super) const CONTENT_BYTES_MAX: usize = 64 * 1024;
 
+impl Kind {
+    pub(super) fn is_for_an_origin(self) -> bool {
+        matches!(self, Kind::Forwarded | Kind::TooLarge | Kind::BadBody)
+    }
+}
+
 impl Request {
     pub(super) fn draw(rng: &Rng, id: u32) -> Request {
         let kind = match rng.below(40) {

@@ -40,6 +40,8 @@ pub(super) struct World {
     pub(super) cut: Cell<bool>,
     pub(super) clients: RefCell<Vec<Rc<ClientRecord>>>,
     pub(super) origins: RefCell<Vec<Rc<OriginRecord>>>,
+    /// Requests that a server may have, but where it is calm.
+    pub(super) requests_max: Option<usize>,
     servers: Vec<Reachable>,
     epoch: Instant,
     now: Cell<Instant>,
@@ -80,6 +82,7 @@ impl World {
             header_read: seconds(2, 12),
             keep_alive_idle: seconds(2, 12),
             upstream_connect: seconds(2, 4),
+            queue: seconds(1, 8),
             upstream_first_byte: seconds(2, 12),
             downstream_silence: seconds(2, 12),
             upstream_silence: seconds(2, 12),
@@ -90,6 +93,7 @@ impl World {
             hand_over: seconds(2, 8),
         };
         let calm = rng.once_in(4);
+        let requests_max = (!calm && rng.once_in(2)).then(|| rng.between(1, 2));
         let server = || match rng.below(8) {
             _ if calm => Reachable::Always,
             0 => Reachable::Never,
@@ -107,6 +111,7 @@ impl World {
             cut: Cell::new(false),
             clients: RefCell::default(),
             origins: RefCell::default(),
+            requests_max,
             servers,
             epoch,
             now: Cell::new(epoch),

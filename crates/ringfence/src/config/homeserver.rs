@@ -54,6 +54,8 @@ pub(crate) const SCHEMA: Schema = Schema {
              clients anyway.",
         ),
         upstream::KEY,
+        upstream::BALANCE_KEY,
+        upstream::REQUESTS_MAX_KEY,
         upstream::SEND_PROXY_PROTOCOL_KEY,
         Key::text(
             "well_known_client",

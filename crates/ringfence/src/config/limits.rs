@@ -53,6 +53,22 @@ bounds! {
     /// 64 KiB would shut out mobile networks on a bad day.
     pub(crate) const DATA_RATE: Bound<u64> = Bound { default: 512, min: 0, max: 64 * KIB };
 
+    /// Requests that wait for a server of one upstream to have room, those of all workers, where `requests_max` caps; more are
+    /// answered 503. Each keeps a client's connection busy, some 10 KiB: 1024 cost 10 MiB, and a homeserver that is behind by
+    /// as many catches up sooner without them. 0: nobody waits.
+    pub(crate) const QUEUE: Bound<u64> = Bound { default: 1024, min: 0, max: 1_000_000 };
+
+    /// Requests that each server of the upstream may have at a time, those of all workers; others wait for as long as
+    /// `timeouts.queue`, first come first served, or are answered 503 with `Retry-After`. 0 is no cap. A long poll (`/sync`)
+    /// and a WebSocket count for as long as they last, so count one or two for each user that is online, and the requests that
+    /// the homeserver can work on beside them: for 500 users some 1500. A worker that serves no `/sync` is better off with few,
+    /// some 50 for each of its cores.
+    pub(crate) const REQUESTS: Bound<u64> = Bound { default: 0, min: 0, max: 1_000_000 };
+
+    /// A server's share of the requests beside the weights of the others: 3 is three times as many as 1. Shares of more than
+    /// 1 to 100 are nobody's intention.
+    pub(crate) const WEIGHT: Bound<u64> = Bound { default: 1, min: 1, max: 100 };
+
     /// Worker threads; 0 is one per core. More than 1024 cores are not to be had.
     pub(crate) const WORKERS: Bound<u64> = Bound { default: 0, min: 0, max: 1024 };
 
@@ -67,6 +83,10 @@ bounds! {
 
     /// From dialling an upstream to an established connection. It is near; more means that it is down.
     pub(crate) const UPSTREAM_CONNECT: Bound<Duration> = Bound { default: secs(3), min: SHORTEST, max: mins(1) };
+
+    /// How long a request waits for a server to have room, where `requests_max` caps. Most clients wait longer, and who is
+    /// told 503 after 10 s comes again.
+    pub(crate) const QUEUE_WAIT: Bound<Duration> = Bound { default: secs(10), min: SHORTEST, max: mins(5) };
 
     /// From the end of the request to the first byte of the response. Longer than any long poll, which clients ask
     /// for in minutes.
@@ -125,6 +145,8 @@ pub(crate) struct Limits {
     pub(crate) connections_per_address_max: u64,
     /// See [`DATA_RATE`].
     pub(crate) data_rate_min: u64,
+    /// See [`QUEUE`].
+    pub(crate) queue_max: u64,
 }
 
 pub(crate) const LIMITS_SCHEMA: Schema = Schema {
@@ -137,6 +159,7 @@ pub(crate) const LIMITS_SCHEMA: Schema = Schema {
         Key::count("connections_max", &CONNECTIONS),
         Key::count("connections_per_address_max", &CONNECTIONS_PER_ADDRESS),
         Key::size("data_rate_min", &DATA_RATE),
+        Key::count("queue_max", &QUEUE),
     ],
 };
 
@@ -149,6 +172,7 @@ impl Limits {
             connections_max: table.count("connections_max", &CONNECTIONS),
             connections_per_address_max: table.count("connections_per_address_max", &CONNECTIONS_PER_ADDRESS),
             data_rate_min: table.size("data_rate_min", &DATA_RATE),
+            queue_max: table.count("queue_max", &QUEUE),
         }
     }
 }
@@ -164,6 +188,8 @@ pub(crate) struct Timeouts {
     pub(crate) keep_alive_idle: Duration,
     /// See [`UPSTREAM_CONNECT`].
     pub(crate) upstream_connect: Duration,
+    /// See [`QUEUE_WAIT`].
+    pub(crate) queue: Duration,
     /// See [`UPSTREAM_FIRST_BYTE`].
     pub(crate) upstream_first_byte: Duration,
     /// See [`DOWNSTREAM_SILENCE`].
@@ -190,6 +216,7 @@ pub(crate) const TIMEOUTS_SCHEMA: Schema = Schema {
         Key::duration("header_read", &HEADER_READ),
         Key::duration("keep_alive_idle", &KEEP_ALIVE_IDLE),
         Key::duration("upstream_connect", &UPSTREAM_CONNECT),
+        Key::duration("queue", &QUEUE_WAIT),
         Key::duration("upstream_first_byte", &UPSTREAM_FIRST_BYTE),
         Key::duration("downstream_silence", &DOWNSTREAM_SILENCE),
         Key::duration("upstream_silence", &UPSTREAM_SILENCE),
@@ -208,6 +235,7 @@ impl Timeouts {
             header_read: table.duration("header_read", &HEADER_READ),
             keep_alive_idle: table.duration("keep_alive_idle", &KEEP_ALIVE_IDLE),
             upstream_connect: table.duration("upstream_connect", &UPSTREAM_CONNECT),
+            queue: table.duration("queue", &QUEUE_WAIT),
             upstream_first_byte: table.duration("upstream_first_byte", &UPSTREAM_FIRST_BYTE),
             downstream_silence: table.duration("downstream_silence", &DOWNSTREAM_SILENCE),
             upstream_silence: table.duration("upstream_silence", &UPSTREAM_SILENCE),

@@ -60,6 +60,12 @@ pub(crate) struct Table<'a> {
     pub(crate) place: Place,
 }
 
+/// A value that is given in short or in full.
+pub(crate) enum Entry<'a> {
+    Text(At<&'a str>),
+    Table(Table<'a>),
+}
+
 impl<'a> Table<'a> {
     /// Opens the table of the whole file, where keys unknown to `schema` are noted.
     pub(crate) fn root(reader: &'a Reader<'a>, schema: &'static Schema, entries: &'a DeTable<'a>) -> Self {
@@ -193,11 +199,19 @@ impl<'a> Table<'a> {
         elements.iter().filter_map(string).collect()
     }
 
-    /// A string or a list of strings.
-    pub(crate) fn string_or_strings(&self, key: &str) -> Vec<At<&'a str>> {
-        match self.entry(key).map(Spanned::get_ref) {
-            Some(DeValue::Array(_)) => self.strings(key),
-            _ => self.string(key).into_iter().collect(),
+    /// A string or a table, or a list of them.
+    pub(crate) fn entries(&self, key: &str, schema: &'static Schema) -> Vec<Entry<'a>> {
+        let Some(found) = self.entry(key) else { return Vec::new() };
+        let entry = |element: &'a Spanned<DeValue<'a>>| match element.get_ref() {
+            DeValue::Table(entries) => Some(Entry::Table(self.open(schema, entries, element))),
+            _ => {
+                let value = self.as_string(key, element)?;
+                Some(Entry::Text(At { value, place: self.reader.place(element.span().start) }))
+            }
+        };
+        match found.get_ref() {
+            DeValue::Array(elements) => elements.iter().filter_map(entry).collect(),
+            _ => entry(found).into_iter().collect(),
         }
     }
 

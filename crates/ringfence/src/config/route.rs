@@ -35,6 +35,8 @@ pub(crate) const SCHEMA: Schema = Schema {
              `/bots`.",
         ),
         upstream::KEY,
+        upstream::BALANCE_KEY,
+        upstream::REQUESTS_MAX_KEY,
         upstream::SEND_PROXY_PROTOCOL_KEY,
         Key::optional_size(
             "body_bytes_max",

@@ -2,11 +2,13 @@
 
 use std::{fmt, path::PathBuf};
 
+use ringfence_forward::{limits::SERVERS_OF_UPSTREAM_MAX, snapshot::Balance};
 use ringfence_matrix::ServerName;
 
 use super::{
-    reader::{At, Table},
-    schema::{Key, REQUIRED},
+    limits::{REQUESTS, WEIGHT},
+    reader::{At, Entry, Table},
+    schema::{Key, REQUIRED, Schema},
 };
 
 /// The port of an `http` URL that names none (RFC 9110 §4.2.1).
@@ -27,16 +29,46 @@ pub(super) const SEND_PROXY_PROTOCOL_KEY: Key = Key::text(
 /// The key that [`read_required`] reads.
 pub(crate) const KEY: Key = Key::text(
     "upstream",
-    "URL, or a list of URLs",
+    "URL, or `{ url = URL, weight = NUMBER }`, or a list of these",
     REQUIRED,
     "Where its requests go: `http://HOST:PORT` or `unix:/PATH`, without a path behind it, because request targets pass \
-     unchanged. Several take turns; one that refuses connections is passed over for a while.",
+     unchanged. Several share the requests. One that refuses connections is passed over for 2 s, or \
+     one that leaves three requests in a row without an answer; then one request tries it, and each failure doubles the time \
+     to at most 1 min. When all are, all are tried.",
 );
+
+/// The key beside it that says which server is next.
+pub(super) const BALANCE_KEY: Key = Key::text(
+    "balance",
+    "`\"round-robin\"` or `\"least-connections\"`",
+    "\"round-robin\"",
+    "Which of several servers is next: each in its turn, or the one with the fewest requests for its weight. Each worker counts \
+     its own requests.",
+);
+
+/// The key beside it that bounds what one server has to do.
+pub(super) const REQUESTS_MAX_KEY: Key = Key::count("requests_max", &REQUESTS);
+
+/// An entry of the key in full.
+pub(crate) const ENTRY_SCHEMA: Schema = Schema {
+    heading: "[[homeserver.upstream]]",
+    about: "A server of an upstream in full, also as `upstream = [{ url = \"http://10.0.0.1:8008\", weight = 3 }]`, and likewise \
+        in `[[route]]`.",
+    keys: &[
+        Key::text("url", "URL", REQUIRED, "Where it is, as `upstream` has it."),
+        Key::count("weight", &WEIGHT),
+    ],
+};
 
 /// Servers that answer the same requests; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Upstream {
     pub(crate) servers: Vec<At<Server>>,
+    /// The share of each server, in the order of `servers`.
+    pub(crate) weights: Vec<u32>,
+    pub(crate) balance: Balance,
+    /// Requests that each server may have at a time, those of all workers.
+    pub(crate) requests_max: Option<usize>,
     /// Whether each connection begins with a header of the PROXY protocol (version 2) that names its client.
     pub(crate) send_proxy_protocol: bool,
 }
@@ -68,22 +100,48 @@ pub(crate) fn read_required(table: &Table<'_>) -> Option<Upstream> {
         table.note(table.place, format!("{} has {message}", table.heading()));
         return None;
     }
-    let texts = table.string_or_strings("upstream");
-    if texts.is_empty() && table.is_empty_list("upstream") {
+    let entries = table.entries("upstream", &ENTRY_SCHEMA);
+    if entries.is_empty() && table.is_empty_list("upstream") {
         table.note(table.place_of("upstream"), "`upstream` is empty; write at least one URL");
     }
-    let mut servers: Vec<At<Server>> = Vec::new();
-    for text in texts {
+    if entries.len() > SERVERS_OF_UPSTREAM_MAX {
+        let message = format!(
+            "`upstream` has {} servers; it may have {SERVERS_OF_UPSTREAM_MAX}, put a balancer between",
+            entries.len()
+        );
+        table.note(table.place_of("upstream"), message);
+    }
+    let (mut servers, mut weights) = (Vec::<At<Server>>::new(), Vec::new());
+    for entry in &entries {
+        let Some((text, weight)) = url_and_weight(entry) else { continue };
         match parse(text.value) {
             Ok(server) if servers.iter().any(|known| known.value == server) => {
                 table.note(text.place, format!("upstream {server} is listed twice; remove one of them"));
             }
-            Ok(value) => servers.push(At { value, place: text.place }),
+            Ok(value) => {
+                servers.push(At { value, place: text.place });
+                weights.push(weight);
+            }
             Err(fault) => table.note(text.place, format!("`upstream` is {:?}: {fault}", text.value)),
         }
     }
     let send_proxy_protocol = table.boolean("send_proxy_protocol").is_some_and(|send| send.value);
-    (!servers.is_empty()).then_some(Upstream { servers, send_proxy_protocol })
+    let words = [("round-robin", Balance::RoundRobin), ("least-connections", Balance::LeastConnections)];
+    let balance = table.word("balance", &words).map(|word| word.value).unwrap_or_default();
+    let requests_max = usize::try_from(table.count("requests_max", &REQUESTS)).ok().filter(|max| *max > 0);
+    (!servers.is_empty()).then_some(Upstream { servers, weights, balance, requests_max, send_proxy_protocol })
+}
+
+fn url_and_weight<'a>(entry: &Entry<'a>) -> Option<(At<&'a str>, u32)> {
+    match entry {
+        Entry::Text(url) => Some((*url, 1)),
+        Entry::Table(table) => {
+            let weight = table.count("weight", &WEIGHT);
+            let url =
+                table.required_string("url", "add where it is, as in url = \"http://127.0.0.1:8008\"")?;
+            Some((url, u32::try_from(weight).unwrap_or(1)))
+        }
+    }
 }
 
 /// Reads one URL; the error says what is wrong and what to do.

@@ -152,6 +152,7 @@ fn absent_keys_have_their_defaults() {
             connections_max: 65_536,
             connections_per_address_max: 1024,
             data_rate_min: 512,
+            queue_max: 1024,
         }
     );
     let seconds = Duration::from_secs;
@@ -162,6 +163,7 @@ fn absent_keys_have_their_defaults() {
             header_read: seconds(15),
             keep_alive_idle: seconds(75),
             upstream_connect: seconds(3),
+            queue: seconds(10),
             upstream_first_byte: seconds(300),
             downstream_silence: seconds(60),
             upstream_silence: seconds(120),
