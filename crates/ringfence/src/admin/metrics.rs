@@ -15,7 +15,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
-use ringfence_forward::{ClassCounters, Counters, Handshake, Histogram, METHODS, respond::Refusal};
+use ringfence_forward::{ClassCounters, Counters, Handshake, Histogram, METHODS, respond::Refusal, snapshot};
 use ringfence_matrix::EndpointClass;
 
 use super::{
@@ -261,7 +261,7 @@ impl Page {
     fn servers(&self, out: &mut Out<'_>) -> Result<(), Error> {
         let servers = status::servers(&self.0);
         let gauges: [PerServer; 3] = [
-            ("upstream_up", "0 while a server is passed over because a dial failed", |server| {
+            ("upstream_up", "0 while a server is ejected: passed over because it failed", |server| {
                 f64::from(server.up)
             }),
             ("upstream_connections_idle", "Idle connections to a server", |server| server.idle as f64),
@@ -278,11 +278,43 @@ impl Page {
                 ConstGauge::new(value(server)).encode(family.encode_family(&labels(server))?)?;
             }
         }
-        let help = "Connections to a server that could not be made";
-        let mut family =
-            out.encoder.encode_descriptor("upstream_dials_failed", help, None, MetricType::Counter)?;
-        for server in &servers {
-            ConstCounter::new(server.dials_failed).encode(family.encode_family(&labels(server))?)?;
+        let counters: [ServerCount; 2] = [
+            ("upstream_dials_failed", "Connections to a server that could not be made", |server| {
+                server.dials_failed
+            }),
+            (
+                "upstream_ejections",
+                "How often a worker began to pass a server over, because it failed",
+                |server| server.ejections,
+            ),
+        ];
+        for (name, help, count) in counters {
+            let mut family = out.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for server in &servers {
+                ConstCounter::new(count(server)).encode(family.encode_family(&labels(server))?)?;
+            }
+        }
+        self.queues(out)
+    }
+
+    fn queues(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let queued = self.0.counters.iter().map(|worker| load(&worker.queued)).sum();
+        out.counter("queued", "Requests that had to wait for a server to have room", queued)?;
+        let running = self.0.running();
+        let gauges: [PerUpstream; 2] = [
+            ("upstream_requests_queued", "Requests that wait for a server to have room", |upstream| {
+                upstream.queue.waiting() as f64
+            }),
+            ("upstream_requests_max", "Requests that each server may have; 0: there is no cap", |upstream| {
+                upstream.requests_max.unwrap_or(0) as f64
+            }),
+        ];
+        for (name, help, value) in gauges {
+            let mut family = out.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (index, upstream) in running.snapshot.upstreams.iter().enumerate() {
+                ConstGauge::new(value(upstream))
+                    .encode(family.encode_family(&[("upstream", index.to_string())])?)?;
+            }
         }
         Ok(())
     }
@@ -312,6 +344,12 @@ type Number = (&'static str, &'static str, fn(&Counters) -> f64);
 
 /// The same for a server.
 type PerServer = (&'static str, &'static str, fn(&ServerStatus) -> f64);
+
+/// The same, counted.
+type ServerCount = (&'static str, &'static str, fn(&ServerStatus) -> u64);
+
+/// The same for an upstream.
+type PerUpstream = (&'static str, &'static str, fn(&snapshot::Upstream) -> f64);
 
 /// Puts single numbers down.
 struct Out<'a> {

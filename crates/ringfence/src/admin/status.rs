@@ -26,7 +26,8 @@ use super::view::View;
 ///  "classes": [{"class", "requests", "status": {"2xx": 0, …, "left": 0}, "bytes_in", "bytes_out",
 ///               "total": {"buckets": […], "sum_ms"}, "upstream": {…}}],
 ///  "refusals": {"BadGateway": 0, …},
-///  "upstreams": [{"servers": [{"server": "127.0.0.1:8008", "up", "idle", "in_flight", "dials_failed"}]}],
+///  "upstreams": [{"servers": [{"server": "127.0.0.1:8008", "up", "idle", "in_flight", "dials_failed", "ejections"}],
+///                 "requests_max", "queued"}], "queued": 0,
 ///  "certificates": [{"file", "names", "not_after", "days_left"}],
 ///  "workers": [{"open", "requests", "cpu_seconds"}], "resident_bytes", "descriptors", "panics", "log_lines_dropped",
 ///  "reloads": {"done", "refused"}, "certificate_swaps": {…}, "upgrades_failed",
@@ -71,6 +72,7 @@ pub(super) fn status(view: &View) -> Value {
         "classes": classes(view, &exchanges),
         "refusals": refusals(view),
         "upstreams": upstreams(view),
+        "queued": sum(|worker| &worker.queued),
         "certificates": running.certificates.iter().map(|certificate| json!({
             "file": certificate.chain_path().display().to_string(),
             "names": certificate.names(),
@@ -127,6 +129,7 @@ pub(super) struct ServerStatus {
     pub(super) idle: u64,
     pub(super) in_flight: u64,
     pub(super) dials_failed: u64,
+    pub(super) ejections: u64,
 }
 
 /// Every server that can be watched.
@@ -146,15 +149,24 @@ pub(super) fn servers(view: &View) -> Vec<ServerStatus> {
             idle: sum(|server| &server.idle),
             in_flight: sum(|server| &server.in_flight),
             dials_failed: sum(|server| &server.dials_failed),
+            ejections: sum(|server| &server.ejections),
         }
     };
     servers.take(SERVERS_MAX).enumerate().map(status).collect()
 }
 
 fn upstreams(view: &View) -> Value {
-    let mut upstreams = vec![json!({"servers": []}); view.running().snapshot.upstreams.len()];
-    for ServerStatus { upstream, server, up, idle, in_flight, dials_failed } in servers(view) {
-        let status = json!({"server": server, "up": up, "idle": idle, "in_flight": in_flight, "dials_failed": dials_failed});
+    let empty = |upstream: &snapshot::Upstream| json!({"servers": [], "requests_max": upstream.requests_max, "queued": upstream.queue.waiting()});
+    let mut upstreams: Vec<Value> = view.running().snapshot.upstreams.iter().map(empty).collect();
+    for ServerStatus { upstream, server, up, idle, in_flight, dials_failed, ejections } in servers(view) {
+        let status = json!({
+            "server": server,
+            "up": up,
+            "idle": idle,
+            "in_flight": in_flight,
+            "dials_failed": dials_failed,
+            "ejections": ejections,
+        });
         if let Some(servers) =
             upstreams.get_mut(upstream).and_then(|upstream| upstream["servers"].as_array_mut())
         {

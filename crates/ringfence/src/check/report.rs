@@ -3,6 +3,7 @@
 use std::{fmt::Write, time::SystemTime};
 
 use jiff::Timestamp;
+use ringfence_forward::snapshot::Balance;
 use ringfence_matrix::{EndpointClass, ServerName};
 use ringfence_tls::Certificate;
 
@@ -216,9 +217,19 @@ fn rate_limits(limits: &RateLimits) -> String {
 }
 
 fn servers(upstream: &Upstream) -> String {
-    let names: Vec<_> = upstream.servers.iter().map(|server| server.value.to_string()).collect();
+    let weights = upstream.weights.iter().map(|weight| match weight {
+        1 => String::new(),
+        weight => format!(" (weight {weight})"),
+    });
+    let names: Vec<_> =
+        upstream.servers.iter().zip(weights).map(|(at, weight)| format!("{}{weight}", at.value)).collect();
+    let least = match upstream.balance {
+        Balance::LeastConnections if names.len() > 1 => ", the one with the fewest requests",
+        _ => "",
+    };
+    let cap = upstream.requests_max.map(|max| format!(", up to {max} requests each")).unwrap_or_default();
     let told = if upstream.send_proxy_protocol { ", told of clients by the PROXY protocol" } else { "" };
-    names.join(", ") + told
+    names.join(", ") + least + &cap + told
 }
 
 fn join<T: ToString>(items: &[T]) -> String {

@@ -5,7 +5,7 @@ use std::{fmt::Write, net::IpAddr};
 use ipnet::IpNet;
 use ringfence_forward::{
     explain::{Asker, Explanation, Outcome, Reason, Verdict},
-    snapshot::{Snapshot, contains},
+    snapshot::{self, Balance, Snapshot, contains},
 };
 use ringfence_matrix::{EndpointClass, classify};
 
@@ -225,12 +225,13 @@ impl About<'_> {
     fn outcome(&self) -> String {
         match &self.explanation.outcome {
             Outcome::Forwarded { upstream, .. } => {
-                let servers: Vec<_> = self.snapshot.upstreams[*upstream]
-                    .servers
-                    .iter()
-                    .map(|server| server.name.as_str())
-                    .collect();
-                let turns = if servers.len() > 1 { ", in turn" } else { "" };
+                let upstream = &self.snapshot.upstreams[*upstream];
+                let servers: Vec<_> = upstream.servers.iter().map(named).collect();
+                let turns = match upstream.balance {
+                    _ if servers.len() == 1 => "",
+                    Balance::RoundRobin => ", in turn",
+                    Balance::LeastConnections => ", the one with the fewest requests",
+                };
                 format!("forwarded to {}{turns}", servers.join(", "))
             }
             Outcome::Answered { reason, head, .. } => {
@@ -258,10 +259,22 @@ impl About<'_> {
         // The rate limit of the endpoint class belongs into this list.
         match &self.explanation.outcome {
             Outcome::Forwarded { content_max, .. } => {
-                vec![format!("{head}, body {}", format_size(*content_max))]
+                let request = format!("{head}, body {}", format_size(*content_max));
+                vec![request].into_iter().chain(self.cap()).collect()
             }
             Outcome::Answered { .. } => vec![head],
         }
+    }
+
+    /// How many requests the servers may have.
+    fn cap(&self) -> Option<String> {
+        let Outcome::Forwarded { upstream, .. } = &self.explanation.outcome else { return None };
+        let max = self.snapshot.upstreams[*upstream].requests_max?;
+        Some(format!(
+            "{max} requests for each server, {} more wait up to {}",
+            self.config.limits.queue_max,
+            format_duration(self.config.timeouts.queue)
+        ))
     }
 
     /// Who waits how long for whom.
@@ -321,6 +334,14 @@ impl About<'_> {
             "trusted_proxies has {network}, which holds {peer}: whoever connects from there is whoever it says in \
              X-Forwarded-For, and reaches admin paths by it; name your own proxies only"
         )]
+    }
+}
+
+/// A server, with what it is worth beside others.
+fn named(server: &snapshot::Server) -> String {
+    match server.weight {
+        1 => server.name.clone(),
+        weight => format!("{} (weight {weight})", server.name),
     }
 }
 

@@ -177,18 +177,23 @@ fn classes(out: &mut Out, span: &Span<'_>) {
 fn servers(out: &mut Out, now: &Value) {
     out.line("");
     out.bold(&format!(
-        "{:<42}{:>9}{:>11}{:>7}{:>14}",
-        "upstream server", "state", "in flight", "idle", "failed dials"
+        "{:<42}{:>9}{:>11}{:>7}{:>14}{:>10}",
+        "upstream server", "state", "in flight", "idle", "failed dials", "ejected"
     ));
     for server in items(&now["upstreams"]).flat_map(|upstream| items(&upstream["servers"])) {
         out.line(&format!(
-            "{:<42}{:>9}{:>11}{:>7}{:>14}",
+            "{:<42}{:>9}{:>11}{:>7}{:>14}{:>10}",
             text(&server["server"]),
-            if server["up"] == true { "up" } else { "refused" },
+            if server["up"] == true { "up" } else { "ejected" },
             count(number(&server["in_flight"])),
             count(number(&server["idle"])),
             count(number(&server["dials_failed"])),
+            count(number(&server["ejections"])),
         ));
+    }
+    let waiting: f64 = items(&now["upstreams"]).map(|upstream| number(&upstream["queued"])).sum();
+    if waiting > 0.0 {
+        out.bold(&format!("{} requests wait for a server to have room", count(waiting)));
     }
 }
 
@@ -317,7 +322,8 @@ mod tests {
             "classes": [{"class": "sync", "requests": requests, "status": {"2xx": requests, "5xx": requests / 10},
                 "bytes_in": 0, "bytes_out": requests * 100, "total": {"buckets": [0, requests, 0, 0]},
                 "upstream": {"buckets": [requests, 0, 0, 0]}}],
-            "upstreams": [{"servers": [{"server": "127.0.0.1:8008", "up": false, "idle": 1, "in_flight": 2, "dials_failed": 3}]}],
+            "upstreams": [{"servers": [{"server": "127.0.0.1:8008", "up": false, "idle": 1, "in_flight": 2, "dials_failed": 3,
+                "ejections": 1}], "requests_max": 2, "queued": 4}],
             "certificates": [{"names": ["a", "b"], "days_left": 9.5}], "refusals": {"Unrouted": 4, "BadGateway": 0},
             "panics": 0, "reloads": {"done": 1, "refused": 0}, "certificate_swaps": {"refused": 0}, "upgrades_failed": 0,
             "log_lines_dropped": 0, "recent": [{"level": "WARN", "message": "x\u{1b}[2Jy"}],
@@ -350,6 +356,17 @@ mod tests {
         assert!(shown.contains("requests 0.5/s") && shown.contains("numbers since the start"), "{shown}");
         assert!(shown.contains("refused since the start: Unrouted 4"), "{shown}");
         assert!(shown.contains("certificate a, b: 9 days left: ends soon"), "{shown}");
+    }
+
+    #[test]
+    fn servers_that_are_ejected_and_requests_that_wait_are_shown() {
+        let shown = shown(&[&reading(1100.0, 50)], 200);
+        let server = shown.lines().find(|line| line.starts_with("127.0.0.1:8008")).unwrap();
+        assert_eq!(
+            server.split_whitespace().collect::<Vec<_>>(),
+            ["127.0.0.1:8008", "ejected", "2", "1", "3", "1"]
+        );
+        assert!(shown.contains("4 requests wait for a server to have room"), "{shown}");
     }
 
     #[test]
