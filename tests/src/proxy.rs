@@ -25,6 +25,7 @@ use crate::{Authority, Client, Origin, PATIENCE, wait_until};
 pub struct ProxyBuilder {
     top: String,
     server: String,
+    /// As TOML.
     upstreams: Vec<String>,
     limits: String,
     timeouts: String,
@@ -327,7 +328,13 @@ impl Drop for Proxy {
 impl ProxyBuilder {
     /// Adds an upstream of the homeserver: a URL or `unix:PATH`.
     pub fn upstream(mut self, url: &str) -> ProxyBuilder {
-        self.upstreams.push(url.to_owned());
+        self.upstreams.push(format!("\"{url}\""));
+        self
+    }
+
+    /// The same with a weight.
+    pub fn weighted_upstream(mut self, url: &str, weight: u32) -> ProxyBuilder {
+        self.upstreams.push(format!("{{ url = \"{url}\", weight = {weight} }}"));
         self
     }
 
@@ -493,7 +500,7 @@ impl ProxyBuilder {
             let (address, tls) = (listener.place.address(), listener.tls);
             config += &format!("[[listener]]\naddress = \"{address}\"\ntls = {tls}\n{}", listener.lines);
         }
-        let upstreams = self.upstreams.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", ");
+        let upstreams = self.upstreams.join(", ");
         config += &format!("[[homeserver]]\nserver_name = \"example.com\"\npublic_host = \"{HOST}\"\n");
         config + &format!("upstream = [{upstreams}]\n{}", self.extra)
     }
