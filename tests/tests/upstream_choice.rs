@@ -52,7 +52,7 @@ fn requests_go_to_the_server_that_has_fewest() {
     let proxy = Proxy::to(&busy).upstream(&idle.url()).extra("balance = \"least-connections\"").start();
     let mut waiting = proxy.client();
     waiting.send("GET /_matrix/x HTTP/1.1\r\nHost: h\r\n\r\n");
-    busy.connection(1);
+    let _ = busy.connection(1);
     assert_eq!(answers(&proxy, 6, &["idle"]), [6]);
     let_go.send(()).expect("it waits");
     assert_eq!(waiting.response().text(), "busy");

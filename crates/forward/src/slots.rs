@@ -7,7 +7,7 @@
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::limits::QUEUE_LEAD_MAX;
@@ -92,22 +92,26 @@ impl Queue {
     /// Whether the first of a worker's line, who has waited since then, may take a slot now: not while somebody elsewhere
     /// has waited for [`QUEUE_LEAD_MAX`] longer. Who has waited that long says so to the others.
     pub(crate) fn may_take(&self, since: Instant, now: Instant) -> bool {
-        let (lead, since_millis) = (QUEUE_LEAD_MAX.as_millis() as u64, self.millis(since));
+        let since_millis = self.millis(since);
         let claim = self.claim.load(Ordering::Relaxed);
         if since_millis < claim && now.saturating_duration_since(since) > QUEUE_LEAD_MAX {
             self.claim.fetch_min(since_millis, Ordering::Relaxed);
         }
-        since_millis <= claim.saturating_add(lead)
+        since_millis <= claim.saturating_add(millis(QUEUE_LEAD_MAX))
     }
 
     fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.origin).as_millis()).unwrap_or(NOBODY - 1)
+        millis(at.saturating_duration_since(self.origin))
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(NOBODY - 1)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, thread, time::Duration};
+    use std::{sync::Arc, thread};
 
     use super::*;
 

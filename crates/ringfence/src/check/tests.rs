@@ -73,6 +73,17 @@ fn the_report_says_what_listens_and_what_leads_where() {
 }
 
 #[test]
+fn weights_balance_and_caps_are_told() {
+    let upstream = "upstream = [{ url = \"http://127.0.0.1:8008\", weight = 3 }, \"unix:/run/x.sock\"]\n\
+        balance = \"least-connections\"\nrequests_max = 50";
+    let text = FILE.replace("upstream = \"http://127.0.0.1:8008\"", upstream);
+    let report = report_of(&folder(&["matrix.example.com"], &text), SystemTime::now());
+    let line = "upstream     127.0.0.1:8008 (weight 3), unix:/run/x.sock, the one with the fewest requests, up to 50 \
+        requests each";
+    assert!(report.contains(line), "{report}");
+}
+
+#[test]
 fn hosts_that_no_certificate_names_are_warned_about() {
     let folder = folder(&["matrix.example.com"], FILE);
     let report = report_of(&folder, SystemTime::now());

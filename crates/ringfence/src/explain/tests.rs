@@ -98,6 +98,20 @@ fn a_forwarded_request_is_shown_with_every_change_of_its_head() {
 }
 
 #[test]
+fn how_servers_share_requests_is_told() {
+    let keys = "\"unix:/run/synapse.sock\", { url = \"http://h\", weight = 3 }]\nbalance = \"least-connections\"\n\
+        requests_max = 50";
+    let text =
+        explain_with(&CONFIG.replace("\"unix:/run/synapse.sock\"]", keys), &["GET", "/_matrix/x"]).unwrap();
+    for line in [
+        "forwarded to synapse.internal:8008, unix:/run/synapse.sock, h:80 (weight 3), the one with the fewest requests",
+        "50 requests for each server, 1024 more wait up to 10s",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+}
+
+#[test]
 fn the_admin_guard_says_why_it_is_closed_or_open() {
     let path = "https://matrix.example.com//_synapse/%61dmin/v1/server_version";
     assert_says(

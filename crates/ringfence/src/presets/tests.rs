@@ -173,6 +173,42 @@ fn listeners_upstreams_and_proxies_are_handed_on() {
 }
 
 #[test]
+fn what_workers_share_of_a_server_follows_its_name() {
+    let before = built(FILE);
+    let text = FILE
+        .replace(
+            "\"http://127.0.0.1:8008\", \"unix:/run/x.sock\"",
+            "\"unix:/run/x.sock\", \"unix:/run/y.sock\"",
+        )
+        .replace("http://127.0.0.1:8081", "unix:/run/x.sock");
+    let config = config::parse(Path::new("test.toml"), &text).unwrap();
+    let next = snapshot(&config, Vec::new(), Some(&before)).unwrap();
+    let servers = |snapshot: &Snapshot, upstream: usize| {
+        let servers = snapshot.upstreams[upstream].servers.iter();
+        servers.map(|server| (server.name.clone(), Arc::as_ptr(&server.slots))).collect::<Vec<_>>()
+    };
+    let slots = |snapshot, upstream, server: usize| servers(snapshot, upstream)[server].1;
+    assert_eq!(slots(&next, 0, 0), slots(&before, 0, 1));
+    assert!(servers(&before, 0).iter().all(|(_, slots)| *slots != servers(&next, 0)[1].1), "it is new");
+    assert_ne!(slots(&next, 1, 0), slots(&next, 0, 0), "each upstream has its own cap");
+    let queue = |snapshot: &Snapshot, upstream: usize| Arc::as_ptr(&snapshot.upstreams[upstream].queue);
+    assert_eq!(queue(&next, 0), queue(&before, 0));
+    assert!(queue(&next, 1) != queue(&before, 1) && queue(&next, 1) != queue(&next, 0));
+}
+
+#[test]
+fn who_meets_a_busy_homeserver_is_told_when_to_come_again() {
+    let snapshot = built(FILE);
+    for (style, is_readable) in [(MATRIX_STYLE, true), (PLAIN_STYLE, false)] {
+        let lines =
+            |refusal| String::from_utf8(snapshot.refusals[style].of(refusal).field_lines.to_vec()).unwrap();
+        assert!(lines(Refusal::Busy).contains("Retry-After: 5\r\n"));
+        assert_eq!(lines(Refusal::Busy).contains(RETRY_CORS_FIELD_LINE), is_readable);
+        assert!(!lines(Refusal::Overloaded).contains("Retry-After"));
+    }
+}
+
+#[test]
 fn a_name_without_an_address_is_told_with_its_place() {
     // Too long for a label, which the resolver refuses without asking anyone.
     let name = "a".repeat(64);

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use ringfence_matrix::EndpointClass;
 
+use ringfence_forward::snapshot::Balance;
+
 use super::*;
 
 /// The file in README and in the documentation of `--help`.
@@ -62,7 +64,9 @@ role = "redirect"
 [[route]]
 hosts = ["Example.COM"]
 path = "/"
-upstream = "http://127.0.0.1:8080"
+upstream = [{ url = "http://127.0.0.1:8080", weight = 3 }, "http://127.0.0.1:8081"]
+balance = "least-connections"
+requests_max = 200
 send_proxy_protocol = true
 body_bytes_max = "100 MiB"
 
@@ -221,7 +225,11 @@ fn listeners_certificates_and_routes_are_read() {
     let [route] = &config.routes[..] else { panic!("{config:?}") };
     assert_eq!((route.hosts.join(","), route.path.value.as_str()), ("example.com".to_owned(), "/"));
     assert_eq!(route.body_bytes_max, Some(104_857_600));
-    assert!(route.upstream.send_proxy_protocol && !config.homeservers[0].upstream.send_proxy_protocol);
+    let (of_homeserver, of_route) = (&config.homeservers[0].upstream, &route.upstream);
+    assert!(of_route.send_proxy_protocol && !of_homeserver.send_proxy_protocol);
+    assert_eq!((of_route.balance, of_homeserver.balance), (Balance::LeastConnections, Balance::RoundRobin));
+    assert_eq!((of_route.requests_max, of_homeserver.requests_max), (Some(200), None));
+    assert_eq!((&of_route.weights[..], &of_homeserver.weights[..]), (&[3, 1][..], &[1; 4][..]));
 }
 
 #[test]
