@@ -384,6 +384,8 @@ fn open_snapshot(world: &World) -> Arc<Snapshot> {
         snapshot.limits.head.field_count_max = FIELD_COUNT_MAX;
         // The next request comes to the connection of the last one.
         snapshot.upstreams[0].servers.truncate(1);
+        // What is refused for want of room is no fault of a script's peers.
+        snapshot.upstreams.iter_mut().for_each(|upstream| upstream.requests_max = None);
         let rules = &mut snapshot.sites[0].rules;
         rules.retain(|rule| matches!(&rule.action, Action::Answer(_) | Action::Forward(0)));
         rules.sort_by_key(|rule| matches!(rule.action, Action::Forward(_)));
