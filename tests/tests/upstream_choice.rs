@@ -274,6 +274,11 @@ fn beyond_the_queue_is_a_503_that_says_when_to_come_again() {
     assert!(refused.head.lists("access-control-expose-headers", "Retry-After"));
     assert_eq!(refused.head.value("access-control-allow-origin"), Some("*"));
     assert_eq!(proxy.metric("ringfence_refusals_total{reason=\"Busy\"}"), 1.0);
+    let status = proxy.admin("/status").expect("the admin socket answers");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let upstream = &status["upstreams"][0];
+    assert_eq!((&upstream["requests_max"], &upstream["queued"]), (&1.into(), &1.into()), "{upstream}");
+    assert_eq!(status["queued"], 1, "one had to wait, and one was not let in");
     desk.let_go.send(()).expect("it waits");
     assert_eq!(holding.response().status(), 200);
     assert_eq!(waiting.response().text(), "/_matrix/waits");

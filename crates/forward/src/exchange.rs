@@ -230,8 +230,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             let underway = self.worker.env.underway().begin(asked_at);
             self.progress.head_sent.set(false);
             self.progress.request_sent.set(false);
-            let conversed = self.converse(inbox, &link, content_max, forwarded).await;
-            match conversed {
+            match self.converse(inbox, &link, content_max, forwarded).await {
                 Ok(Answered::Upgraded(leftover)) => {
                     drop(underway);
                     self.tunnel(&link.stream, inbox, leftover).await;

@@ -166,8 +166,8 @@ pub const KERNEL_PIPES_MAX: usize = 32;
 /// One a busy client connection at 1 024 connections a worker; fewer would close and reopen under full load.
 pub const UPSTREAM_IDLE_MAX: usize = 1024;
 
-/// How long a server that refused a connection is passed over while another one works: some 2 s are a restart's shortest.
-/// Each time that it fails again after that doubles it.
+/// How long a server that failed is passed over while another one works: the shortest restart. Each time that it fails again
+/// after that doubles it.
 pub const SERVER_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Where that ends: a server that is down for long costs one request a minute and worker its connect timeout, and one that
