@@ -161,10 +161,21 @@ pub const KERNEL_PIPE_BYTES: usize = 256 * KIB;
 /// As many as there may be bulk buffers: 8 MiB.
 pub const KERNEL_PIPES_MAX: usize = 32;
 
-/// Idle connections that one worker keeps to one upstream server.
+/// Idle connections that one worker keeps to one upstream server, at most.
 ///
 /// One a busy client connection at 1 024 connections a worker; fewer would close and reopen under full load.
 pub const UPSTREAM_IDLE_MAX: usize = 1024;
+
+/// Idle connections that all workers together keep to one upstream server: each its share.
+///
+/// A homeserver has a descriptor and a socket for each, and a machine of 64 cores would keep 65 536 without it: more than
+/// there are ports towards one address.
+pub const UPSTREAM_IDLE_TOTAL_MAX: usize = 4096;
+
+/// The part of both that falls to one of so many workers.
+pub(crate) fn upstream_idle_max(workers: usize) -> usize {
+    (UPSTREAM_IDLE_TOTAL_MAX / workers.max(1)).clamp(1, UPSTREAM_IDLE_MAX)
+}
 
 /// How long a server that failed is passed over while another one works: the shortest restart. Each time that it fails again
 /// after that doubles it.
@@ -292,3 +303,16 @@ pub const CROWD_SPAN: Duration = Duration::from_millis(4);
 
 /// How much of a time in which a worker did not run counts for deadlines: more than any turn of an overloaded one takes.
 pub const STALL_COUNTED: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_has_a_bounded_number_of_idle_connections_however_many_workers_there_are() {
+        for (workers, each) in [(1, 1024), (2, 1024), (4, 1024), (8, 512), (64, 64), (1000, 4), (10_000, 1)] {
+            assert_eq!(upstream_idle_max(workers), each, "{workers} workers");
+        }
+        assert!((1..=4096).all(|workers| upstream_idle_max(workers) * workers <= UPSTREAM_IDLE_TOTAL_MAX));
+    }
+}

@@ -347,7 +347,7 @@ mod tests {
             async move {
                 let ring = Ring::start(crate::Driver::Epoll).unwrap();
                 let allowances = crate::allowance::Allowances::new(std::time::Instant::now());
-                let worker = Worker::new(ring, snapshot, None, Arc::default(), allowances);
+                let worker = Worker::new(ring, snapshot, None, Arc::default(), allowances, 1);
                 let mut panics = pin!(async { panic!("on purpose") });
                 poll_fn(|cx| poll_caught(&worker, panics.as_mut(), cx)).await;
                 let mut goes_on = pin!(async {});

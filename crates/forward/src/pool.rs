@@ -22,7 +22,7 @@ pub(crate) use self::{
     order::{Choice, Order},
 };
 use crate::{
-    limits::{SERVERS_OF_UPSTREAM_MAX, UPSTREAM_IDLE_MAX},
+    limits::SERVERS_OF_UPSTREAM_MAX,
     slots::Slots,
     snapshot::{Balance, Upstream},
 };
@@ -201,10 +201,10 @@ impl<S> Pool<S> {
         self.members[server].state.idle.borrow_mut().pop_back().map(|idle| idle.stream)
     }
 
-    /// Keeps a connection for the next request, unless there are [`UPSTREAM_IDLE_MAX`] already.
-    pub(crate) fn check_in(&self, server: usize, stream: S, now: Instant) {
+    /// Keeps a connection for the next request, unless there are `count_max` already.
+    pub(crate) fn check_in(&self, server: usize, stream: S, now: Instant, count_max: usize) {
         let mut idle = self.members[server].state.idle.borrow_mut();
-        if idle.len() < UPSTREAM_IDLE_MAX {
+        if idle.len() < count_max {
             idle.push_back(Idle { stream, since: now });
         }
     }

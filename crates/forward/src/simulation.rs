@@ -127,7 +127,7 @@ impl Simulation {
         let env = Simulated(world.clone());
         let allowances = Allowances::new(env.now());
         let snapshot = snapshot(&world);
-        let worker = Worker::new(env, snapshot.clone(), None, Arc::default(), allowances);
+        let worker = Worker::new(env, snapshot.clone(), None, Arc::default(), allowances, 1);
         let rng = &world.rng;
         let draw = |in_how_many| Cell::new(rng.once_in(in_how_many).then(|| rng.below(EVENT_STEPS)));
         let (drain_at, reload_at) = (draw(3), draw(3));

@@ -19,6 +19,7 @@ use crate::{
     counters::Counters,
     date::Calendar,
     environment::Environment,
+    limits::upstream_idle_max,
     pool::{Line, Pool, ServerState},
     record::{Log, LogSender},
     request_id::RequestIds,
@@ -54,6 +55,8 @@ pub(crate) struct Worker<E: Environment> {
     pub(crate) turned_away: Cell<usize>,
     /// Tasks that have to hear of draining.
     pub(crate) wakers: Wakers,
+    /// Idle connections that are kept to a server.
+    upstream_idle_max: usize,
     response_heads: Shelf<Box<ResponseHead>>,
     outgoing_heads: Shelf<Box<OutgoingHead>>,
     request_heads: Shelf<Box<RequestHead>>,
@@ -105,6 +108,7 @@ impl<E: Environment> Worker<E> {
         log: Option<LogSender>,
         counters: Arc<Counters>,
         allowances: Arc<Allowances>,
+        workers: usize,
     ) -> Rc<Self> {
         Rc::new(Worker {
             env,
@@ -122,6 +126,7 @@ impl<E: Environment> Worker<E> {
             open: Cell::new(0),
             turned_away: Cell::new(0),
             wakers: Wakers::default(),
+            upstream_idle_max: upstream_idle_max(workers),
             response_heads: Shelf::default(),
             outgoing_heads: Shelf::default(),
             request_heads: Shelf::default(),
@@ -226,7 +231,7 @@ impl<E: Environment> Worker<E> {
             || (self.env.is_quiet(&stream) && stream.poll_readable(cx).is_pending());
         if is_idle {
             stream.rested();
-            pool.check_in(server, stream, self.env.recently());
+            pool.check_in(server, stream, self.env.recently(), self.upstream_idle_max);
         }
     }
 

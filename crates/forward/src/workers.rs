@@ -99,12 +99,14 @@ impl Workers {
         let (gate, allowances) = (Gate::new(), Allowances::new(Instant::now()));
         let mut workers = Workers { workers: Vec::new(), gate: gate.clone() };
         let (started, starts) = channel();
+        let count = plan.sockets.len();
         for (index, sockets) in plan.sockets.into_iter().enumerate() {
             let (mailbox, messages) = channel();
             let (bell, ringing) = UnixStream::pair()?;
             ringing.set_nonblocking(true)?;
             let counters = Arc::new(Counters::default());
             let seat = Seat {
+                workers: count,
                 sockets,
                 snapshot: plan.snapshot.clone(),
                 log: plan.log.clone(),
@@ -230,6 +232,8 @@ impl Totals {
 
 /// What a worker's thread is given.
 struct Seat {
+    /// How many there are.
+    workers: usize,
     sockets: Vec<ListenerSocket>,
     snapshot: Arc<Snapshot>,
     log: Option<LogSender>,
@@ -281,7 +285,8 @@ impl Seat {
             Err(error) => return drop(self.started.send(Err(error))),
         };
         let (counters, allowances) = (self.counters.clone(), self.allowances.clone());
-        let worker = Worker::new(ring, self.snapshot.clone(), self.log.take(), counters, allowances);
+        let worker =
+            Worker::new(ring, self.snapshot.clone(), self.log.take(), counters, allowances, self.workers);
         // As the system calls it; Linux has no more than 2^22 of them.
         let thread = nix::unistd::gettid().as_raw().unsigned_abs();
         self.counters.thread.store(thread, std::sync::atomic::Ordering::Relaxed);

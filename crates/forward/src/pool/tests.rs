@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    limits::{SERVER_RETRY_AFTER, UNANSWERED_MAX},
+    limits::{SERVER_RETRY_AFTER, UNANSWERED_MAX, UPSTREAM_IDLE_MAX},
     simulation::rng::Rng,
     snapshot::{Server, ServerAddress},
 };
@@ -181,8 +181,8 @@ fn a_full_server_is_waited_for_rather_than_an_ejected_one_tried() {
 #[test]
 fn the_connection_used_last_is_used_next() {
     let (pool, now) = (equals(1), Instant::now());
-    pool.check_in(0, 1, now);
-    pool.check_in(0, 2, now);
+    pool.check_in(0, 1, now, 8);
+    pool.check_in(0, 2, now, 8);
     assert_eq!(pool.check_out(0), Some(2));
     assert_eq!(pool.check_out(0), Some(1));
     assert_eq!(pool.check_out(0), None);
@@ -192,7 +192,7 @@ fn the_connection_used_last_is_used_next() {
 fn idle_connections_are_bounded_in_number_and_age() {
     let (pool, now) = (equals(1), Instant::now());
     for stream in 0..u32::try_from(UPSTREAM_IDLE_MAX).unwrap() + 5 {
-        pool.check_in(0, stream, now);
+        pool.check_in(0, stream, now, UPSTREAM_IDLE_MAX);
     }
     assert_eq!(pool.members[0].state.idle.borrow().len(), UPSTREAM_IDLE_MAX);
     pool.sweep(now + Duration::from_secs(1), Duration::from_secs(2), |stream| stream % 2 == 0);
@@ -204,7 +204,7 @@ fn idle_connections_are_bounded_in_number_and_age() {
 #[test]
 fn what_is_known_of_a_server_is_told() {
     let (pool, now) = (equals(2), Instant::now());
-    pool.check_in(0, 1, now);
+    pool.check_in(0, 1, now, 8);
     fail_dial(&pool, 1, now);
     let underway = [pool.begin(0, now), pool.begin(0, now)];
     let known = ServerStock { idle: 1, in_flight: 2, ..ServerStock::default() };

@@ -196,7 +196,7 @@ impl Stage {
         let origins = world.origins_of_script.get_or_init(Rc::default).clone();
         let env = Simulated(world.clone());
         let allowances = Allowances::new(env.now());
-        let worker = Worker::new(env, open_snapshot(&world), None, Arc::default(), allowances);
+        let worker = Worker::new(env, open_snapshot(&world), None, Arc::default(), allowances, 1);
         Stage {
             world,
             worker,
