@@ -6,6 +6,7 @@
 //! run. Traffic stays on loopback; ports are reserved while a test uses them ([`place`]).
 #![forbid(unsafe_code)]
 
+pub mod arguments;
 pub mod authority;
 pub mod client;
 pub mod corpus;

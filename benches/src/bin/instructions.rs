@@ -37,7 +37,10 @@ fn main() -> ExitCode {
         }),
         ["--check"] => count().and_then(|counts| check(&counts)),
         ["--update"] => count().and_then(|counts| update(&counts)),
-        _ => Err("usage: benches/instructions [--check | --update]".into()),
+        _ => {
+            eprintln!("usage: benches/instructions [--check | --update]");
+            return ExitCode::from(2);
+        }
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -6,7 +6,6 @@
 //! does not explain makes the exit status 1. Arguments: parts of names of cases whose verdicts are printed one by one.
 #![forbid(unsafe_code)]
 
-use std::env;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -14,6 +13,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
+use ringfence_tests::arguments::Arguments;
 use ringfence_tests::corpus::{self, Case, Folder, Group};
 use ringfence_tests::judge::{self, Ending, Verdict};
 use ringfence_tests::place::Place;
@@ -22,12 +22,12 @@ use ringfence_tests::{MS, PATIENCE, Proxy, exchange, wait_until};
 use tempfile::TempDir;
 
 fn main() -> ExitCode {
+    let shown = Arguments::read("tests/differential [PART-OF-A-CASE-NAME…]", &[], &[]).names;
     let subjects = subjects();
     let judged: Vec<(Peer, Vec<Verdict>)> =
         PEERS.iter().map(|peer| (*peer, judge_all(*peer, &subjects))).collect();
     let groups = corpus::groups();
     print_table(&groups, &subjects, &judged);
-    let shown: Vec<String> = env::args().skip(1).collect();
     for (index, subject) in subjects.iter().enumerate() {
         if shown.iter().any(|part| subject.case.name.contains(part.as_str())) {
             println!("{}", line(subject, &judged, index));

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use ringfence_tests::arguments::Arguments;
 use ringfence_tests::client::HOST;
 use ringfence_tests::place::Place;
 use ringfence_tests::{
@@ -67,8 +68,9 @@ struct Sample {
 }
 
 fn main() -> ExitCode {
-    let minutes = argument("--minutes").unwrap_or(MINUTES_DEFAULT);
-    let seed = argument("--seed").unwrap_or_else(seed_from_clock);
+    let arguments = Arguments::read("tests/soak [--minutes N] [--seed N]", &[], &["--minutes", "--seed"]);
+    let minutes = arguments.value("--minutes").unwrap_or(MINUTES_DEFAULT);
+    let seed = arguments.value("--seed").unwrap_or_else(seed_from_clock);
     let time = Duration::from_secs_f64(minutes * 60.0);
     println!("{minutes} minutes of mixed traffic, seed {seed}");
     let origin = Origin::each_unrecorded(Place::v4(), serve);
@@ -464,10 +466,6 @@ impl Random {
         word ^= word >> 31;
         usize::try_from(word % u64::try_from(bound).unwrap_or(1)).unwrap_or(0)
     }
-}
-
-fn argument<T: std::str::FromStr>(name: &str) -> Option<T> {
-    std::env::args().skip_while(|argument| argument != name).nth(1)?.parse().ok()
 }
 
 fn seed_from_clock() -> u64 {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ringfence_tests::arguments::Arguments;
 use ringfence_tests::client::HOST;
 use ringfence_tests::place::Place;
 use ringfence_tests::wire::{End, Unreadable};
@@ -58,7 +59,8 @@ impl Tally {
 }
 
 fn main() -> ExitCode {
-    let seconds = seconds_from_arguments().unwrap_or(SECONDS_DEFAULT);
+    let arguments = Arguments::read("tests/upstream-restart [--seconds N]", &[], &["--seconds"]);
+    let seconds = arguments.value("--seconds").unwrap_or(SECONDS_DEFAULT);
     let mut origin = Origin::serving_unrecorded(Place::v4(), answer);
     let proxy = Proxy::to(&origin)
         .tls()
@@ -219,11 +221,6 @@ fn start_wrk(proxy: &Proxy, seconds: u64) -> Option<Child> {
     wrk.arg(format!("http://{}/_matrix/wrk?size=100", proxy.addresses[1]));
     let started = wrk.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     started.inspect_err(|error| println!("without wrk: {error}")).ok()
-}
-
-fn seconds_from_arguments() -> Option<u64> {
-    let mut arguments = std::env::args().skip_while(|argument| argument != "--seconds").skip(1);
-    arguments.next()?.parse().ok()
 }
 
 /// How long the load lasts if nothing is said, in seconds: some six deaths.

@@ -20,9 +20,11 @@ mod swarm;
 mod upstream;
 mod vitals;
 
+use std::num::NonZeroU64;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ringfence_tests::arguments::Arguments as CommandLine;
 use ringfence_tests::{SECOND, pause};
 
 use attacks::{Attack, Front};
@@ -33,13 +35,7 @@ use upstream::Upstream;
 use vitals::{Looks, Vitals, Watch, mib, processor_ms};
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::read(std::env::args().skip(1)) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let arguments = Arguments::read();
     let attacks = attacks::all();
     if arguments.lists {
         attacks.iter().for_each(|attack| println!("{:<22} {}", attack.name, attack.what));
@@ -64,35 +60,23 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn read(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-        let mut arguments = Arguments {
-            against: Kind::Ringfence,
-            seconds: 12,
-            connections: 1000,
-            lists: false,
-            names: Vec::new(),
-        };
-        while let Some(word) = words.next() {
-            if word == "--against" {
-                arguments.against = kind(words.next().as_deref())?;
-                continue;
-            }
-            let mut number = || {
-                let value = words.next().and_then(|value| value.parse::<u64>().ok());
-                value.filter(|&value| value > 0).ok_or(format!("{word} takes a number"))
-            };
-            match word.as_str() {
-                "--seconds" => arguments.seconds = number()?,
-                "--connections" => arguments.connections = usize::try_from(number()?).unwrap_or(usize::MAX),
-                "--full" => arguments.connections = 5000,
-                "--list" => arguments.lists = true,
-                name if attacks::all().iter().any(|attack| attack.name == name) => {
-                    arguments.names.push(word);
-                }
-                _ => return Err(format!("{word} is neither an option nor an attack; --list names them")),
-            }
+    /// Of the command line; ends the process with the usage and 2 where it cannot be understood.
+    fn read() -> Arguments {
+        let read =
+            CommandLine::read(USAGE, &["--full", "--list"], &["--against", "--seconds", "--connections"]);
+        let is_known = |name: &&String| !attacks::all().iter().any(|attack| attack.name == **name);
+        if let Some(name) = read.names.iter().find(is_known) {
+            read.refuse(format!("{name} is no attack; --list names them"));
         }
-        Ok(arguments)
+        let number = |option| read.value(option).map(NonZeroU64::get);
+        let connections = number("--connections").map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+        Arguments {
+            against: read.value("--against").unwrap_or(Kind::Ringfence),
+            seconds: number("--seconds").unwrap_or(12),
+            connections: connections.unwrap_or(if read.has("--full") { 5000 } else { 1000 }),
+            lists: read.has("--list"),
+            names: read.names,
+        }
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -100,14 +84,7 @@ impl Arguments {
     }
 }
 
-fn kind(name: Option<&str>) -> Result<Kind, String> {
-    match name {
-        Some("ringfence") => Ok(Kind::Ringfence),
-        Some("nginx") => Ok(Kind::Nginx),
-        Some("haproxy") => Ok(Kind::Haproxy),
-        _ => Err("--against takes ringfence, nginx or haproxy".to_owned()),
-    }
-}
+const USAGE: &str = "tests/hostile/run [--against ringfence|nginx|haproxy] [--seconds N] [--full | --connections N] [--list] [NAME…]";
 
 /// What has been judged so far.
 #[derive(Default)]

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 
 use ringfence_tests::client::HOST;
 use ringfence_tests::place::Place;
@@ -22,6 +23,19 @@ pub(crate) enum Kind {
     Nginx,
     /// Debian's.
     Haproxy,
+}
+
+impl FromStr for Kind {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Kind, ()> {
+        match name {
+            "ringfence" => Ok(Kind::Ringfence),
+            "nginx" => Ok(Kind::Nginx),
+            "haproxy" => Ok(Kind::Haproxy),
+            _ => Err(()),
+        }
+    }
 }
 
 /// A proxy that runs, with one worker on the proxy's core.

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use ringfence_tests::arguments::Arguments;
 use ringfence_tests::place::Place;
 use ringfence_tests::{Origin, Proxy, SECOND, pause, proxy};
 use rustix::process::{Pid, Signal, WaitOptions, set_child_subreaper, waitpid};
@@ -43,8 +44,9 @@ const FULL: Plan = Plan { reloads: 50, swaps: 20, upgrades: 10, time: Duration::
 const QUICK: Plan = Plan { reloads: 10, swaps: 4, upgrades: 2, time: Duration::from_secs(20) };
 
 fn main() -> ExitCode {
-    let plan = if std::env::args().any(|argument| argument == "--quick") { QUICK } else { FULL };
-    let seed = seed_from_arguments().unwrap_or_else(seed_from_clock);
+    let arguments = Arguments::read("tests/years [--quick] [--seed N]", &["--quick"], &["--seed"]);
+    let plan = if arguments.has("--quick") { QUICK } else { FULL };
+    let seed = arguments.value("--seed").unwrap_or_else(seed_from_clock);
     println!("seed {seed}");
     // Processes that follow become children of this one when the process before has ended, and their ends can be told.
     set_child_subreaper(Pid::from_raw(1)).expect("a process may take care of its grandchildren");
@@ -120,10 +122,6 @@ fn count_lines(proxy: &Proxy, tally: &Tally) {
         let whole = line.matches(" peer=").count() == 1 && line.contains(" close=");
         Tally::add(if whole { &tally.lines } else { &tally.lines_torn }, 1);
     }
-}
-
-fn seed_from_arguments() -> Option<u64> {
-    std::env::args().skip_while(|argument| argument != "--seed").nth(1)?.parse().ok()
 }
 
 fn seed_from_clock() -> u64 {
