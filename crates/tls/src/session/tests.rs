@@ -90,6 +90,16 @@ impl Pair {
         Pair { client, server: Server::new(config), client_data: Vec::new() }
     }
 
+    /// With writes, pieces and records of random sizes, and the handshake done.
+    fn random(mut client: ClientConfig, config: &Arc<ServerConfig>, random: &mut Random) -> Pair {
+        client.max_fragment_size = Some(32 + random.len(16_000));
+        let mut pair = Pair::new(client, config);
+        pair.server.plaintext_bytes = random.len(40_000);
+        pair.client.set_buffer_limit(None);
+        pair.pump_in(|| random.len(3000)).unwrap();
+        pair
+    }
+
     /// Moves bytes both ways until both are quiet, in pieces as long as `next_len` says.
     fn pump_in(&mut self, mut next_len: impl FnMut() -> usize) -> Result<(), SessionError> {
         loop {
@@ -184,6 +194,13 @@ fn record_lens(mut ciphertext: &[u8]) -> Vec<usize> {
     }
     assert!(ciphertext.is_empty(), "whole records only");
     lens
+}
+
+/// So many seeds, others in each run, or the one of `RINGFENCE_SEED`; each is printed.
+fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    let given = std::env::var("RINGFENCE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let first = given.unwrap_or_else(|| u64::from(std::process::id()) << 32);
+    (first..first + if given.is_some() { 1 } else { count }).inspect(|seed| println!("RINGFENCE_SEED={seed}"))
 }
 
 /// SplitMix64: small, and the same everywhere for a seed.

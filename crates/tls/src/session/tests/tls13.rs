@@ -20,22 +20,14 @@ const INNER_BYTES_MAX: usize = (1 << 14) + 1;
 /// with `RINGFENCE_SEED=N`.
 #[test]
 fn random_traffic_is_what_rustls_makes_and_understands() {
-    let seed = std::env::var("RINGFENCE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let first_seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 32);
     let authority = Authority::root();
-    for seed in first_seed..first_seed + if seed.is_some() { 1 } else { 60 } {
-        println!("RINGFENCE_SEED={seed}");
+    for seed in seeds(60) {
         let mut random = Random::new(seed);
         let suite = SUITES[usize::try_from(seed % 3).unwrap()];
         // So few records that keys change many times.
         let records_max = 2 + random.next() % 40;
         let config = config_with(&authority, records_max);
-        let mut settings = client_with(&authority, suite);
-        settings.max_fragment_size = Some(32 + random.len(16_000));
-        let mut pair = Pair::new(settings, &config);
-        pair.server.plaintext_bytes = random.len(40_000);
-        pair.client.set_buffer_limit(None);
-        pair.pump_in(|| random.len(3000)).unwrap();
+        let mut pair = Pair::random(client_with(&authority, suite), &config, &mut random);
         let (mut up, mut down) = (Vec::new(), Vec::new());
         for _ in 0..random.len(60) {
             let more_up = noise(random.next(), random.len(20_000));
