@@ -20,6 +20,7 @@ pub mod origin;
 pub mod place;
 pub mod preload;
 pub mod proxy;
+pub mod service_manager;
 pub mod stage;
 pub mod strict;
 pub mod wire;

@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Sender};
 
 use ringfence_tests::place::Place;
 use ringfence_tests::proxy::{ProxyBuilder, ringfence};
@@ -337,14 +339,20 @@ fn servers_that_refuse_connections_are_told() {
     assert_eq!(status(place.address())["errors"].to_string(), r#"{"own":1,"upstream":0}"#);
 }
 
-#[test]
-fn requests_in_flight_are_told_by_server() {
-    let (hold, held) = std::sync::mpsc::channel::<()>();
-    let held = std::sync::Mutex::new(held);
+/// A homeserver that answers each request when it is told to.
+fn holding() -> (Sender<()>, Origin) {
+    let (hold, held) = mpsc::channel();
+    let held = Mutex::new(held);
     let origin = Origin::serving(move |_| {
         let _ = held.lock().expect("one request").recv_timeout(PATIENCE);
         message::ok("")
     });
+    (hold, origin)
+}
+
+#[test]
+fn requests_in_flight_are_told_by_server() {
+    let (hold, origin) = holding();
     let (builder, place) = watched(Proxy::to(&origin));
     let proxy = builder.start();
     let mut client = proxy.client();
@@ -375,12 +383,7 @@ fn connections_are_told_by_client() {
 
 #[test]
 fn readyz_says_no_while_draining_and_healthz_says_yes() {
-    let (hold, held) = std::sync::mpsc::channel::<()>();
-    let held = std::sync::Mutex::new(held);
-    let origin = Origin::serving(move |_| {
-        let _ = held.lock().expect("one request").recv_timeout(PATIENCE);
-        message::ok("")
-    });
+    let (hold, origin) = holding();
     let (builder, place) = watched(Proxy::to(&origin));
     let mut proxy = builder.start();
     let mut client = proxy.client();

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use ringfence_tests::authority::Certificate;
 use ringfence_tests::client::HOST;
 use ringfence_tests::place::Place;
 use ringfence_tests::proxy::CONFIG;
+use ringfence_tests::service_manager::ServiceManager;
 use ringfence_tests::{Authority, Client, MS, Origin, Proxy, SECOND, message, pause, wait_until};
 use rustix::process::Signal;
 
@@ -429,27 +429,19 @@ fn a_certificate_that_is_renewed_during_a_reload_is_noticed() {
 /// What systemd is told (sd_notify(3)).
 #[test]
 fn the_service_manager_is_told() {
-    let folder = tempfile::tempdir().expect("the test can do this");
-    let path = folder.path().join("notify");
-    let manager = UnixDatagram::bind(&path).expect("the test can do this");
-    manager.set_read_timeout(Some(5 * SECOND)).expect("the test can do this");
-    let hear = || {
-        let mut buffer = [0; 1024];
-        let length = manager.recv(&mut buffer).expect("a message");
-        String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
-    };
+    let manager = ServiceManager::new();
     let origin = Origin::answering("");
-    let mut proxy = Proxy::to(&origin).admin().env("NOTIFY_SOCKET", &path.to_string_lossy()).start();
-    assert_eq!(hear(), "READY=1");
+    let mut proxy = manager.of(Proxy::to(&origin).admin()).start();
+    assert_eq!(manager.hear(), "READY=1");
     proxy.tell("reload");
-    let reloading = hear();
+    let reloading = manager.hear();
     let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect(&reloading);
     assert!(time.parse::<u64>().expect("the test can do this") > 0);
-    assert_eq!(hear(), "READY=1");
+    assert_eq!(manager.hear(), "READY=1");
     proxy.set_config("broken");
     proxy.signal(Signal::HUP);
-    assert!(hear().starts_with("RELOADING=1\n"));
-    assert_eq!(hear(), "READY=1", "it goes on");
+    assert!(manager.hear().starts_with("RELOADING=1\n"));
+    assert_eq!(manager.hear(), "READY=1", "it goes on");
     proxy.stop();
-    assert_eq!(hear(), "STOPPING=1");
+    assert_eq!(manager.hear(), "STOPPING=1");
 }

@@ -6,7 +6,6 @@ use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt, FdMapping};
 use ringfence_tests::client::HOST;
 use ringfence_tests::place::Place;
+use ringfence_tests::service_manager::ServiceManager;
 use ringfence_tests::wire::End;
 use ringfence_tests::{Client, MS, Message, Origin, Proxy, SECOND, message, pause, proxy, wait_until};
 use rustix::process::Signal;
@@ -296,9 +296,10 @@ fn the_old_process_keeps_no_listening_socket() {
 fn a_process_that_is_about_to_follow_does_not_outlive_the_end() {
     let origin = Origin::answering("here");
     let mut proxy = Proxy::to(&origin).admin().own_binary().start();
-    replace_by_script(&proxy, "while :; do sleep 0.1; done");
+    let begun = proxy.folder().join("begun");
+    replace_by_script(&proxy, &format!("touch {}\nwhile :; do sleep 0.1; done", begun.display()));
     proxy.signal(Signal::USR2);
-    wait_until("the new process", 5 * SECOND, || proxy.processes().len() == 2);
+    wait_until("the new process", 5 * SECOND, || begun.exists());
     assert_eq!(proxy.metric("ringfence_config_generation "), 1.0);
     proxy.signal(Signal::TERM);
     let stopped = proxy.stopped_within(3 * SECOND).expect("it ends although an upgrade is under way");
@@ -421,28 +422,18 @@ fn a_killed_process_is_followed_at_once() {
 
 #[test]
 fn the_service_manager_hears_who_is_in_charge() {
-    let folder = tempfile::tempdir().expect("the test can do this");
-    let path = folder.path().join("notify");
-    let manager = UnixDatagram::bind(&path).expect("the test can do this");
-    manager.set_read_timeout(Some(5 * SECOND)).expect("the test can do this");
-    let hear = || {
-        let mut buffer = [0; 1024];
-        let length = manager.recv(&mut buffer).expect("a message");
-        String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
-    };
+    let manager = ServiceManager::new();
     let origin = Origin::answering("");
-    let mut proxy = Proxy::to(&origin).admin().env("NOTIFY_SOCKET", &path.to_string_lossy()).start();
-    assert_eq!(hear(), "READY=1");
+    let mut proxy = manager.of(Proxy::to(&origin).admin()).start();
+    assert_eq!(manager.hear(), "READY=1");
     proxy.tell("upgrade");
-    let mut heard = [hear(), hear()];
+    let mut heard = [manager.hear(), manager.hear()];
     heard.sort_unstable();
     assert_eq!(heard, [format!("MAINPID={}\nREADY=1", proxy.newest()), "READY=1".to_owned()]);
     assert!(proxy.stopped_within(3 * SECOND).is_some());
-    manager.set_read_timeout(Some(200 * MS)).expect("the test can do this");
-    assert!(manager.recv(&mut [0; 16]).is_err(), "the old process does not say that the service stops");
-    manager.set_read_timeout(Some(5 * SECOND)).expect("the test can do this");
+    assert_eq!(manager.hear_within(200 * MS), None, "the old process does not say that the service stops");
     proxy.signal_newest(Signal::TERM);
-    assert_eq!(hear(), "STOPPING=1");
+    assert_eq!(manager.hear(), "STOPPING=1");
 }
 
 /// A process that was passed `sockets` as systemd passes them.
