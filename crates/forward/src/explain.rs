@@ -39,6 +39,10 @@ pub struct Explanation {
     pub site: Option<(usize, bool)>,
     /// What the rules of the site say, one by one, up to the one that decides.
     pub verdicts: Vec<Verdict>,
+    /// Largest request body that would be forwarded, in bytes of content, by the rule that decides.
+    pub content_max: u64,
+    /// Whether it would count against the rate limit of its class.
+    pub is_limited: bool,
     /// How it ends.
     pub outcome: Outcome,
 }
@@ -59,8 +63,6 @@ pub enum Outcome {
     Forwarded {
         /// Index into [`Snapshot::upstreams`].
         upstream: usize,
-        /// Largest request body, in bytes of content.
-        content_max: u64,
         /// The head as it would be sent; the request id is an example.
         head: Vec<u8>,
     },
@@ -95,7 +97,15 @@ pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Explanation {
         Err(error) => {
             let answer = snapshot.refusals[0].of(front::refusal_of(error));
             let outcome = answered(Reason::Malformed(error.to_string()), answer, true);
-            Explanation { asker: None, path: Vec::new(), site: None, verdicts: Vec::new(), outcome }
+            Explanation {
+                asker: None,
+                path: Vec::new(),
+                site: None,
+                verdicts: Vec::new(),
+                content_max: snapshot.limits.body_bytes_max,
+                is_limited: false,
+                outcome,
+            }
         }
     }
 }
@@ -116,15 +126,20 @@ fn explain_head(snapshot: &Snapshot, question: &Question<'_>, head: &RequestHead
     let path = route::path(head, bytes);
     let host = head.authority().map(|span| span.of(bytes));
     let site = route::site(snapshot, host).ok();
-    let mut verdicts = Vec::new();
+    let (mut verdicts, mut content_max) = (Vec::new(), snapshot.limits.body_bytes_max);
     for rule in site.filter(|_| !listener.redirect).into_iter().flat_map(|site| &snapshot.sites[site].rules) {
         verdicts.push(route::judge(rule, listener, client, head.method(), path));
         if verdicts.last() == Some(&Verdict::Taken) {
+            content_max = rule.body_bytes_max.unwrap_or(content_max);
             break;
         }
     }
     let close = head.close_reason().is_some() || !head.framing().is_empty();
-    let outcome = match route::decide(snapshot, listener, client, head, bytes) {
+    let decision = route::decide(snapshot, listener, client, head, bytes);
+    let class = (snapshot.classify)(head.method_span().of(bytes), path);
+    let is_limited = decision.limited_style().is_some()
+        && snapshot.rate_limits.counting(class, head.method(), client.address).is_some();
+    let outcome = match decision {
         Decision::Refuse(refusal, style) => {
             answered(Reason::Refused(refusal), snapshot.refusals[style].of(refusal), close)
         }
@@ -138,11 +153,7 @@ fn explain_head(snapshot: &Snapshot, question: &Question<'_>, head: &RequestHead
                 &Forwarded { client, request_id: &example(), host: way.host },
                 &mut out,
             );
-            Outcome::Forwarded {
-                upstream: way.upstream,
-                content_max: way.content_max,
-                head: concat(&out, bytes),
-            }
+            Outcome::Forwarded { upstream: way.upstream, head: concat(&out, bytes) }
         }
     };
     let asker = Asker {
@@ -155,6 +166,8 @@ fn explain_head(snapshot: &Snapshot, question: &Question<'_>, head: &RequestHead
         path: path.to_owned(),
         site: site.map(|index| (index, route::claimed_site(snapshot, host).is_some())),
         verdicts,
+        content_max,
+        is_limited,
         outcome,
     }
 }

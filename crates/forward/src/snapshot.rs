@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use ipnet::IpNet;
+use ringfence_http1::Method;
 
 pub use crate::{
     allowance::Rate,
@@ -77,6 +78,15 @@ impl RateLimits {
     /// None at all.
     pub fn off() -> RateLimits {
         RateLimits { of_class: Vec::new(), exempt: Vec::new(), content: |_| Bytes::new() }
+    }
+
+    /// The limit that counts a request of this class from this address; none where it is free.
+    pub(crate) fn counting(&self, class: u8, method: Method, address: IpAddr) -> Option<&ClassLimit> {
+        let limit = self.of_class.get(usize::from(class))?.as_ref()?;
+        // A preflight costs nothing.
+        let is_free =
+            method == Method::Options || limit.writes_only && matches!(method, Method::Get | Method::Head);
+        (!is_free && !contains(&self.exempt, address)).then_some(limit)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringfence_http1::Method;
 
 use super::{Exchange, Next};
 use crate::{
@@ -14,26 +13,21 @@ use crate::{
     limits::{REFUSED_BODY_BYTES_MAX, REFUSED_BODY_WAIT},
     relay::{Body, read_now},
     respond::{Answer, Refusal},
-    snapshot::contains,
     transport::Transport,
 };
 
 impl<E: Environment, T: Transport> Exchange<'_, E, T> {
     /// Takes the request from what its client may still ask for; how long it has to wait if that is nothing.
     ///
-    /// Where the class has no limit, nothing is touched that workers share. A preflight costs nothing.
+    /// Where the class has no limit, nothing is touched that workers share.
     pub(super) fn over_rate(&self, client: Client, head_bytes: &[u8]) -> Option<Duration> {
         let (snapshot, method) = (&self.live.snapshot, self.head.method());
         let limits = &snapshot.rate_limits;
-        if limits.of_class.is_empty() || method == Method::Options {
+        if limits.of_class.is_empty() {
             return None;
         }
         let class = self.class(head_bytes);
-        let limit = limits.of_class.get(usize::from(class))?.as_ref()?;
-        let is_free = limit.writes_only && matches!(method, Method::Get | Method::Head);
-        if is_free || contains(&limits.exempt, client.address) {
-            return None;
-        }
+        let limit = limits.counting(class, method, client.address)?;
         self.worker.allowances.take(client.address, class, limit.rate, self.worker.env.now()).err()
     }
 

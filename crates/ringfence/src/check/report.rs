@@ -10,8 +10,7 @@ use ringfence_tls::Certificate;
 use super::coverage::{certificate_for, warnings};
 use crate::{
     config::{
-        AccessLog, Config, Homeserver, Listener, RateLimit, RateLimits, Role, Upstream, format_duration,
-        format_size,
+        AccessLog, Config, Homeserver, Listener, RateLimits, Role, Upstream, format_duration, format_size,
     },
     routing::{self, Site, Target},
 };
@@ -201,11 +200,7 @@ fn process(config: &Config) -> Section {
 
 /// The classes that have a limit, and who is exempt.
 fn rate_limits(limits: &RateLimits) -> String {
-    let limited = |class| {
-        let RateLimit { count, period, burst } = limits.of(class)?;
-        let unit = format_duration(period);
-        Some(format!("{} {count}/{} burst {burst}", class.as_str(), unit.trim_start_matches('1')))
-    };
+    let limited = |class: EndpointClass| Some(format!("{} {}", class.as_str(), limits.of(class)?));
     let mut parts: Vec<_> = EndpointClass::ALL.into_iter().filter_map(limited).collect();
     if parts.is_empty() {
         return "off".to_owned();

@@ -3,7 +3,7 @@
 //! A value is `"off"` or `"RATE/UNIT burst N"`, as in `"20/min burst 20"`: so many requests in each second (`s`), minute
 //! (`min`) or hour (`h`), and so many at once. Addresses of one IPv6 /64 count as one.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use ipnet::IpNet;
 use ringfence_matrix::EndpointClass;
@@ -22,6 +22,14 @@ pub(crate) struct RateLimit {
     pub(crate) period: Duration,
     /// So many at once.
     pub(crate) burst: u32,
+}
+
+/// As the file has it.
+impl fmt::Display for RateLimit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = UNITS.iter().find(|(_, period)| *period == self.period).map_or("?", |(name, _)| name);
+        write!(formatter, "{}/{unit} burst {}", self.count, self.burst)
+    }
 }
 
 /// Requests in each unit of time. Once an hour is the least that says anything; beyond a thousand a second the buckets'
@@ -247,6 +255,7 @@ mod tests {
         {
             let limit = RateLimit { count, period: Duration::from_secs(seconds), burst };
             assert_eq!(parse(text), Ok(Some(limit)), "{text}");
+            assert_eq!(limit.to_string(), text);
         }
         assert_eq!(parse("off"), Ok(None));
     }

@@ -5,13 +5,14 @@ use std::{fmt::Write, net::IpAddr};
 use ipnet::IpNet;
 use ringfence_forward::{
     explain::{Asker, Explanation, Outcome, Reason, Verdict},
+    respond::Refusal,
     snapshot::{self, Balance, Snapshot, contains},
 };
 use ringfence_matrix::{EndpointClass, classify};
 
 use super::question::Asked;
 use crate::{
-    config::{Config, Listener, Place, Role, format_duration, format_size},
+    config::{Config, Listener, Place, Role, Route, format_duration, format_size},
     presets,
     routing::{self, Entry, Site, Target},
 };
@@ -143,7 +144,11 @@ impl About<'_> {
     }
 
     fn class(&self) -> String {
-        class_name(classify(self.asked.method.as_bytes(), &self.explanation.path)).to_owned()
+        self.endpoint_class().as_str().to_owned()
+    }
+
+    fn endpoint_class(&self) -> EndpointClass {
+        classify(self.asked.method.as_bytes(), &self.explanation.path)
     }
 
     /// The rule that decides, and those passed over on the way to it.
@@ -256,12 +261,14 @@ impl About<'_> {
             format_size(limits.head_bytes_max),
             limits.field_count_max
         );
-        // The rate limit of the endpoint class belongs into this list.
+        let body = format!("body {} by {}", format_size(self.explanation.content_max), self.body_key());
         match &self.explanation.outcome {
-            Outcome::Forwarded { content_max, .. } => {
-                let request = format!("{head}, body {}", format_size(*content_max));
-                vec![request].into_iter().chain(self.cap()).collect()
+            Outcome::Forwarded { .. }
+            | Outcome::Answered { reason: Reason::Refused(Refusal::ContentTooLarge), .. } => {
+                let request = [format!("{head}, {body}"), self.rate_limit()];
+                request.into_iter().chain(self.cap()).collect()
             }
+            Outcome::Answered { .. } if self.explanation.is_limited => vec![head, self.rate_limit()],
             Outcome::Answered { .. } => vec![head],
         }
     }
@@ -275,6 +282,43 @@ impl About<'_> {
             self.config.limits.queue_max,
             format_duration(self.config.timeouts.queue)
         ))
+    }
+
+    /// Where the file says how long a body may be: the route that is taken, if it says so itself.
+    fn body_key(&self) -> String {
+        let route = self.taken_route().filter(|route| route.body_bytes_max.is_some());
+        route.map_or_else(
+            || "[limits] body_bytes_max".to_owned(),
+            |route| format!("body_bytes_max of the [[route]] at {}", self.place(route.path.place)),
+        )
+    }
+
+    fn taken_route(&self) -> Option<&Route> {
+        let sites = routing::sites(self.config);
+        let (index, _) = self.explanation.site?;
+        let mut verdicts = presets::rules(self.config, &sites[index]).zip(&self.explanation.verdicts);
+        let ((entry, _), _) = verdicts.find(|(_, verdict)| **verdict == Verdict::Taken)?;
+        match entry?.target {
+            Target::Route(index) => Some(&self.config.routes[index]),
+            _ => None,
+        }
+    }
+
+    /// How often the client may ask for this class of endpoints, or why that is not counted.
+    fn rate_limit(&self) -> String {
+        let (class, limits) = (self.endpoint_class(), &self.config.rate_limits);
+        let key = class.as_str();
+        let exempt = self.asker().and_then(|asker| network_of(&limits.exempt, asker.address));
+        match (limits.of(class), exempt) {
+            (None, _) => format!("no rate limit by [rate_limits] {key} = \"off\""),
+            (Some(_), Some(network)) => format!("no rate limit by [rate_limits] exempt, which has {network}"),
+            (Some(limit), _) if self.explanation.is_limited => {
+                format!("{limit} for each client address by [rate_limits] {key}")
+            }
+            (Some(_), _) => {
+                format!("no rate limit for {}, which [rate_limits] {key} does not count", self.asked.method)
+            }
+        }
     }
 
     /// Who waits how long for whom.
@@ -427,21 +471,4 @@ fn host_key(host: &str) -> String {
         _ => host,
     };
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
-}
-
-const fn class_name(class: EndpointClass) -> &'static str {
-    match class {
-        EndpointClass::Sync => "sync",
-        EndpointClass::Send => "send",
-        EndpointClass::MediaUpload => "media-up",
-        EndpointClass::MediaDownload => "media-down",
-        EndpointClass::Keys => "keys",
-        EndpointClass::Login => "login",
-        EndpointClass::Register => "register",
-        EndpointClass::FederationSend => "federation-send",
-        EndpointClass::FederationRead => "federation-read",
-        EndpointClass::KeyServer => "key-server",
-        EndpointClass::WellKnown => "well-known",
-        EndpointClass::Other => "other",
-    }
 }

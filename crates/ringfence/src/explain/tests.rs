@@ -90,7 +90,8 @@ fn a_forwarded_request_is_shown_with_every_change_of_its_head() {
         "host       Matrix.Example.com: public_host of homeserver example.com, ringfence.toml:6",
         "rule       /_matrix and below, homeserver example.com",
         "outcome    forwarded to synapse.internal:8008, unix:/run/synapse.sock, in turn",
-        "limits     head 32 KiB in up to 100 field lines, body 50 MiB",
+        "limits     head 32 KiB in up to 100 field lines, body 50 MiB by [limits] body_bytes_max",
+        "           no rate limit by [rate_limits] other = \"off\"",
         "first byte of the answer 5m",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
@@ -109,6 +110,24 @@ fn how_servers_share_requests_is_told() {
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
+}
+
+#[test]
+fn the_rate_limit_of_the_class_is_told_or_why_there_is_none() {
+    let login = "https://matrix.example.com/_matrix/client/v3/login";
+    assert_says(
+        &["POST", login],
+        &[
+            "class      login\n",
+            "           20/min burst 20 for each client address by [rate_limits] login\n",
+        ],
+    );
+    assert_says(&["GET", login], &["no rate limit for GET, which [rate_limits] login does not count"]);
+    let exempt = format!("{CONFIG}\n[rate_limits]\nexempt = [\"192.0.2.0/24\"]\nmedia_up = \"1/h burst 3\"");
+    let text = explain_with(&exempt, &["POST", login, "--client", "192.0.2.9"]).unwrap();
+    assert!(text.contains("no rate limit by [rate_limits] exempt, which has 192.0.2.0/24"), "{text}");
+    let text = explain_with(&exempt, &["POST", "/_matrix/media/v3/upload"]).unwrap();
+    assert!(text.contains("class      media_up\n") && text.contains("1/h burst 3 for each client"), "{text}");
 }
 
 #[test]
@@ -187,7 +206,10 @@ fn answers_of_our_own_are_shown_whole() {
 fn limits_and_the_parser_are_the_proxys_own() {
     assert_says(
         &["PUT", "/web/x", "-H", "Content-Length: 1048576"],
-        &["forwarded to 127.0.0.1:9000", "body 1 MiB"],
+        &[
+            "forwarded to 127.0.0.1:9000",
+            "body 1 MiB by body_bytes_max of the [[route]] at ringfence.toml:34",
+        ],
     );
     assert_says(&["PUT", "/web/x", "-H", "Content-Length: 1048577"], &["413 Content Too Large"]);
     assert_says(
