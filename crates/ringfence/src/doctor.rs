@@ -228,7 +228,9 @@ impl Examination<'_> {
             return;
         }
         self.checks.push(server::keys(&self.network, endpoint, &case.name).await);
-        self.checks.push(server::version(&self.network, endpoint).await);
+        let version = server::version(&self.network, endpoint).await;
+        let is_there = version.verdict == Verdict::Ok;
+        self.checks.push(version);
         let key = case.signing_key.as_ref().filter(|_| trust == Trust::Believed);
         let name = case.name.to_string();
         let encoded =
@@ -236,7 +238,10 @@ impl Examination<'_> {
                 .await;
         self.checks.push(encoded);
         self.checks.push(paths::admin(&self.network, endpoint).await);
-        self.checks.extend(server::strangers(&self.network, endpoint).await);
+        // Who names it gets no answer: there is nothing to compare with.
+        if is_there {
+            self.checks.extend(server::strangers(&self.network, endpoint).await);
+        }
     }
 
     /// `was_seen`: what it has in common with the other servers' endpoint was looked at there.

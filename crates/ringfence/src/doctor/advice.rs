@@ -153,6 +153,29 @@ pub(super) fn wrong_homeserver(what: &str) -> Advice {
     )
 }
 
+/// Where the API answers with something that is not Matrix: a redirect, as for people's pages, or another server's answer.
+pub(super) fn elsewhere(redirect: Option<&str>, what: &str) -> Advice {
+    match redirect {
+        Some(_) => redirected(
+            "requests of the API are redirected as if they were for pages: other servers do not follow that, and clients lose their request",
+        ),
+        None => wrong_homeserver(what),
+    }
+}
+
+fn redirected(what: &str) -> Advice {
+    Advice::new(
+        what,
+        [
+            "[[listener]] role = \"client\" or \"federation\"  # role = \"redirect\" is for port 80 only",
+            "remove return 301, return 302 and rewrite … redirect where /_matrix is proxied, and before it",
+            "remove redir where /_matrix is proxied: redir /_matrix/* is wrong on https",
+            "http-request redirect … unless { path_beg /_matrix/ /_synapse/client/ }",
+            "remove Redirect, RedirectMatch and RewriteRule … [R] where /_matrix is proxied",
+        ],
+    )
+}
+
 pub(super) fn encoded_path(what: &str) -> Advice {
     Advice::new(
         what,
@@ -171,7 +194,7 @@ pub(super) fn cors_missing(what: &str) -> Advice {
         what,
         [
             "nothing to set: the homeserver's CORS lines pass, and ringfence's own answers have them",
-            "remove proxy_hide_header Access-Control-Allow-Origin, and any `if ($request_method = OPTIONS)`",
+            "remove proxy_hide_header Access-Control-Allow-Origin, proxy_intercept_errors, and any `if ($request_method = OPTIONS)`",
             "remove header_down -Access-Control-Allow-Origin, and whatever answers OPTIONS",
             "remove http-response del-header Access-Control-Allow-Origin",
             "remove Header unset Access-Control-Allow-Origin",

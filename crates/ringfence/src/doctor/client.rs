@@ -83,9 +83,11 @@ pub(super) fn versions(answer: &Outcome<Answer>, endpoint: &Endpoint) -> Check {
         Ok(answer) => {
             match answer.json().filter(|json| answer.status == 200 && json["versions"].is_array()) {
                 Some(_) => Check::ok(id, place),
-                None => {
-                    Check::fault(id, format!("{place}: {}", answer.summary()), advice::wrong_homeserver(what))
-                }
+                None => Check::fault(
+                    id,
+                    format!("{place}: {}", answer.summary()),
+                    advice::elsewhere(answer.redirect().as_deref(), what),
+                ),
             }
         }
         Err(failure) => Check::fault(id, format!("{place}: {failure}"), advice::wrong_homeserver(what)),

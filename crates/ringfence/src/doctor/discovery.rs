@@ -169,9 +169,7 @@ async fn follow(
         if let Some((what, _)) = judgement.faults.first() {
             return Err(Document::Unbelievable(format!("{at} is not believed: {what}")));
         }
-        let location =
-            answer.value("location").filter(|_| matches!(answer.status, 301 | 302 | 303 | 307 | 308));
-        let Some(location) = location else { return Ok((at, answer)) };
+        let Some(location) = answer.redirect() else { return Ok((at, answer)) };
         match location.strip_prefix("https://") {
             Some(rest) => {
                 let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

@@ -127,9 +127,15 @@ impl Answer {
         self.json()?.get("errcode")?.as_str().map(str::to_owned)
     }
 
+    /// Where it sends its reader instead of answering (RFC 9110 §15.4).
+    pub(super) fn redirect(&self) -> Option<String> {
+        self.value("location").filter(|_| matches!(self.status, 301 | 302 | 303 | 307 | 308))
+    }
+
     /// Status and errcode, or the beginning of what came instead.
     pub(super) fn summary(&self) -> String {
         match self.errcode() {
+            _ if let Some(location) = self.redirect() => format!("{} to {}", self.status, excerpt(&location)),
             Some(code) => format!("{} {}", self.status, excerpt(&code)),
             None if self.content.is_empty() => self.status.to_string(),
             None => format!("{} with {}", self.status, excerpt(&String::from_utf8_lossy(&self.content))),

@@ -72,10 +72,7 @@ async fn needless_escapes(network: &Network, endpoint: &Endpoint) -> Check {
     let id = "encoded-path";
     let place = format!("clients {}", endpoint.place());
     let answer = ask(network, endpoint, Ask::to("GET", "/_matrix/static/client/%6Cogin")).await;
-    let location = answer
-        .ok()
-        .filter(|answer| (301..=308).contains(&answer.status))
-        .and_then(|answer| answer.value("location"));
+    let location = answer.ok().and_then(|answer| answer.redirect());
     let path = "/_matrix/static/client/";
     match location.as_deref() {
         Some(location) if location.ends_with(&format!("{path}%6Cogin/")) => Check::ok(

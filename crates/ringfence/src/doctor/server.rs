@@ -185,10 +185,9 @@ pub(super) async fn keys(network: &Network, endpoint: &Endpoint, name: &ServerNa
         }
     };
     let Some(document) = answer.json().filter(|_| answer.status == 200) else {
-        return wrong(
-            answer.summary(),
-            "other servers cannot read the keys: the path does not reach the homeserver",
-        );
+        let what = "other servers cannot read the keys: the path does not reach the homeserver";
+        let advice = advice::elsewhere(answer.redirect().as_deref(), what);
+        return Check::fault(id, format!("{place}: {}", answer.summary()), advice);
     };
     let said = document["server_name"].as_str().unwrap_or_default();
     if said != name.to_string() {
@@ -223,7 +222,8 @@ pub(super) async fn version(network: &Network, endpoint: &Endpoint) -> Check {
             }
             None => {
                 let what = "the federation API does not answer: its path does not reach the homeserver, or it is off there";
-                Check::fault(id, format!("{place}: {}", answer.summary()), advice::wrong_homeserver(what))
+                let advice = advice::elsewhere(answer.redirect().as_deref(), what);
+                Check::fault(id, format!("{place}: {}", answer.summary()), advice)
             }
         },
         Err(failure) => {
