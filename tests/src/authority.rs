@@ -24,11 +24,23 @@ impl Authority {
     /// An authority that nobody else knows.
     #[must_use]
     pub fn new() -> Authority {
+        let (params, key) = Authority::parts("ringfence test authority");
+        Authority { issuer: CertifiedIssuer::self_signed(params, key).expect("a self-signed authority") }
+    }
+
+    /// An authority that this one vouches for: what it issues is believed only with its own certificate beside it.
+    #[must_use]
+    pub fn intermediate(&self) -> Authority {
+        let (params, key) = Authority::parts("ringfence test intermediate");
+        let issuer = CertifiedIssuer::signed_by(params, key, &self.issuer);
+        Authority { issuer: issuer.expect("a signed authority") }
+    }
+
+    fn parts(name: &str) -> (CertificateParams, KeyPair) {
         let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "ringfence test authority");
-        let key = KeyPair::generate().expect("a key pair");
-        Authority { issuer: CertifiedIssuer::self_signed(params, key).expect("a self-signed authority") }
+        params.distinguished_name.push(DnType::CommonName, name);
+        (params, KeyPair::generate().expect("a key pair"))
     }
 
     /// Issues a certificate for `names` (DNS names, wildcards, IP addresses).

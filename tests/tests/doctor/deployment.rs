@@ -14,7 +14,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::homeserver::{Homeserver, KEYS, UPLOAD_BYTES_MAX, decoded};
+use ringfence_tests::homeserver::{Homeserver, KEYS, UPLOAD_BYTES_MAX, decoded};
 
 /// What it does; the default is sound.
 #[derive(Clone)]
@@ -26,6 +26,7 @@ pub(crate) struct Manners {
     pub(crate) client_document_origins: usize,
     /// The same, of what comes from the homeserver.
     pub(crate) origins: usize,
+    pub(crate) redirects: bool,
     pub(crate) decodes_paths: bool,
     pub(crate) closes_admin: bool,
     pub(crate) upload_bytes_max: u64,
@@ -42,6 +43,7 @@ impl Default for Manners {
             client_document: r#"{"m.homeserver":{"base_url":"https://matrix.example.com"}}"#,
             client_document_origins: 1,
             origins: 1,
+            redirects: false,
             decodes_paths: false,
             closes_admin: true,
             upload_bytes_max: UPLOAD_BYTES_MAX,
@@ -134,6 +136,10 @@ impl Front {
         }
         if request.lists("expect", "100-continue") {
             return b"HTTP/1.1 100 Continue\r\n\r\n".to_vec();
+        }
+        if manners.redirects && !request.target().starts_with("/.well-known/") {
+            let line = format!("Location: https://www.example.com{}\r\n", request.target());
+            return message::response("301 Moved Permanently", &line, "<h1>Moved</h1>");
         }
         match (request.target(), manners.server_document) {
             ("/.well-known/matrix/server", Some(document)) => return message::ok(document),

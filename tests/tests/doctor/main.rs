@@ -1,94 +1,19 @@
 //! `ringfence doctor`: finds each planted fault by its id, with what to change, and none in a sound deployment.
 //!
-//! Most faults are planted in a deployment made by hand; nginx itself, where it is installed, plants the frequent ones as
-//! operators do.
+//! The faults are planted in a deployment made by hand; `tests/planted-faults` plants them in real proxies.
 
 #![forbid(unsafe_code)]
 
 mod deployment;
-mod homeserver;
 mod name_server;
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-
 use deployment::{Deployment, Manners};
-use homeserver::{Homeserver, KEYS_OF_ANOTHER, TOKEN};
 use name_server::NameServer;
+use ringfence_tests::examination::{Found, everywhere, examine};
+use ringfence_tests::homeserver::{self, Homeserver, KEYS_OF_ANOTHER, TOKEN};
 use ringfence_tests::place::Place;
 use ringfence_tests::proxy::ringfence;
-use ringfence_tests::{Authority, Origin, PATIENCE, Proxy, wait_until};
-use serde_json::Value;
-
-/// What was found.
-struct Found {
-    json: Value,
-    status: i32,
-}
-
-impl Found {
-    fn checks(&self, id: &str) -> Vec<&Value> {
-        let checks = self.json["checks"].as_array().expect("a list of checks");
-        checks.iter().filter(|check| check["id"] == id).collect()
-    }
-
-    /// Every id with this verdict, once.
-    fn ids(&self, verdict: &str) -> Vec<&str> {
-        let checks = self.json["checks"].as_array().expect("a list of checks");
-        let mut ids: Vec<_> = checks.iter().filter(|check| check["verdict"] == verdict).collect();
-        ids.dedup_by_key(|check| check["id"].clone());
-        ids.iter().filter_map(|check| check["id"].as_str()).collect()
-    }
-
-    /// There is this fault and no other, and the advice for `proxy` has this text.
-    fn assert_only(&self, id: &str, proxy: &str, advice: &str) {
-        assert_eq!(self.status, 1, "{:#}", self.json);
-        let mut faults = self.ids("fault");
-        faults.dedup();
-        assert!(
-            !faults.is_empty() && faults.iter().all(|fault| *fault == id),
-            "{faults:?} in {:#}",
-            self.json
-        );
-        self.assert_advises(id, proxy, advice);
-    }
-
-    fn assert_advises(&self, id: &str, proxy: &str, advice: &str) {
-        let is_faulty = |check: &&&Value| check["verdict"] == "fault" || check["verdict"] == "warning";
-        let checks = self.checks(id);
-        let lines = checks.iter().find(is_faulty).map(|check| &check["advice"]["lines"][proxy]);
-        let line = lines.and_then(|line| line.as_str()).unwrap_or_default();
-        assert!(line.contains(advice), "{id}: {proxy} is told {line:?}, not {advice:?}: {:#}", self.json);
-    }
-}
-
-/// Examines `example.com` where these ports of it are.
-fn examine(ports: &[(&str, u16, SocketAddr)], more: &[&str]) -> Found {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let authority = folder.path().join("ca.pem");
-    std::fs::write(&authority, Authority::shared().pem()).expect("a file in the temporary folder");
-    let resolve: Vec<String> =
-        ports.iter().map(|(host, port, address)| format!("{host}:{port}:{address}")).collect();
-    let mut arguments = vec!["doctor", "example.com", "--json", "--ca"];
-    arguments.push(authority.to_str().expect("a path in UTF-8"));
-    arguments.extend(resolve.iter().flat_map(|resolve| ["--resolve", resolve]));
-    arguments.extend(more);
-    let output = ringfence(&arguments);
-    let json = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
-    Found { json, status: output.status.code().expect("an exit status") }
-}
-
-/// Every port of both names at one address; port 80 is where nobody listens.
-fn everywhere(address: SocketAddr) -> Vec<(&'static str, u16, SocketAddr)> {
-    let nobody = Place::v4();
-    let hosts = ["example.com", "matrix.example.com"];
-    let mut ports: Vec<_> =
-        hosts.iter().flat_map(|host| [443, 8448].map(|port| (*host, port, address))).collect();
-    ports.push(("matrix.example.com", 80, nobody.address()));
-    ports
-}
+use ringfence_tests::{Authority, Origin, Proxy};
 
 fn examine_planted(plant: impl FnOnce(&mut Manners)) -> Found {
     let mut manners = Manners::default();
@@ -135,6 +60,21 @@ fn decoded_paths_are_found_on_both_sides() {
     let found = examine_planted(|manners| manners.decodes_paths = true);
     found.assert_only("encoded-path", "nginx", "no slash and no path behind the port");
     assert_eq!(found.checks("encoded-path").iter().filter(|check| check["verdict"] == "fault").count(), 2);
+}
+
+#[test]
+fn an_api_that_is_redirected_is_found() {
+    let found = examine_planted(|manners| manners.redirects = true);
+    assert_eq!(
+        found.ids("fault"),
+        ["server-key", "federation-version", "client-versions"],
+        "{:#}",
+        found.json
+    );
+    assert_eq!(found.ids("warning"), [""; 0], "{:#}", found.json);
+    found.assert_advises("client-versions", "nginx", "remove return 301");
+    let seen = found.checks("server-key")[0]["seen"].as_str().expect("a text");
+    assert!(seen.contains("301 to \"https://www.example.com/_matrix/key/v2/server\""), "{seen}");
 }
 
 #[test]
@@ -322,120 +262,4 @@ fn a_person_gets_one_line_a_check_and_the_line_to_change() {
     );
     assert!(text.contains("\n  nginx      proxy_pass http://127.0.0.1:8008;  # no slash"), "{text}");
     assert!(!text.contains("haproxy") && !text.contains('\x1b'), "{text}");
-}
-
-/// nginx in front of a homeserver, as the frequent guides have it.
-struct Nginx {
-    address: SocketAddr,
-    child: Child,
-    _folder: tempfile::TempDir,
-    _place: Place,
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Nginx {
-    /// None where nginx is not installed. `proxying` stands in the location that is proxied.
-    fn start(origin: &Origin, proxying: &str) -> Option<Nginx> {
-        let Some(binary) = nginx() else {
-            eprintln!("skipped: nginx is not installed");
-            return None;
-        };
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (place, at) = (Place::v4(), folder.path().display());
-        Authority::shared().certificate(&["example.com", "matrix.example.com"]).write(folder.path(), "c");
-        let proxying = proxying.replace("ORIGIN", &origin.address().to_string());
-        let address = place.address();
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .iter()
-            .map(|name| format!("{name}_temp_path {at}/{name}; "))
-            .collect();
-        // One process: a worker of its own would outlive the kill.
-        let config = format!(
-            "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log; events {{}}
-             http {{ access_log off; {temporary}
-               server {{
-                 listen {address} ssl reuseport; server_name example.com matrix.example.com;
-                 ssl_certificate {at}/c.chain.pem; ssl_certificate_key {at}/c.key.pem;
-                 location = /.well-known/matrix/server {{
-                   default_type application/json; return 200 '{{\"m.server\":\"matrix.example.com:443\"}}';
-                 }}
-                 location = /.well-known/matrix/client {{
-                   default_type application/json; add_header Access-Control-Allow-Origin *;
-                   return 200 '{{\"m.homeserver\":{{\"base_url\":\"https://matrix.example.com\"}}}}';
-                 }}
-                 {proxying}
-               }}
-             }}"
-        );
-        let file = folder.path().join("nginx.conf");
-        std::fs::write(&file, config).expect("a file in the temporary folder");
-        let mut command = Command::new(binary);
-        command.arg("-p").arg(folder.path()).arg("-c").arg(&file);
-        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("nginx starts");
-        wait_until("nginx listens", PATIENCE, || std::net::TcpStream::connect(address).is_ok());
-        Some(Nginx { address, child, _folder: folder, _place: place })
-    }
-}
-
-fn nginx() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain([Path::new("/usr/sbin").to_owned()]);
-    folders.map(|folder| folder.join("nginx")).find(|binary| binary.is_file())
-}
-
-/// What a sound location has.
-const SOUND: &str = "proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
-    proxy_set_header X-Forwarded-Proto $scheme; client_max_body_size 50M;
-    error_page 413 @too_large;";
-
-/// What the homeserver is not asked about.
-const TOO_LARGE: &str = "location @too_large { add_header Access-Control-Allow-Origin * always; return 413 '{\"errcode\":\"M_TOO_LARGE\"}'; }";
-
-fn examine_nginx(proxying: &str) -> Option<Found> {
-    let homeserver = Homeserver::default();
-    let origin = Origin::serving(move |request| homeserver.answer(&request.head));
-    let nginx = Nginx::start(&origin, &format!("{proxying}\n{TOO_LARGE}"))?;
-    let found = examine(&everywhere(nginx.address), &["--token", TOKEN]);
-    assert_eq!(found.json["proxy"], "nginx");
-    Some(found)
-}
-
-#[test]
-fn nginx_with_the_raw_target_has_no_fault() {
-    let location = format!("location ~ ^(/_matrix|/_synapse/client) {{ proxy_pass http://ORIGIN; {SOUND} }}");
-    let Some(found) = examine_nginx(&location) else { return };
-    assert_eq!((found.status, found.ids("fault")), (0, vec![]), "{:#}", found.json);
-}
-
-#[test]
-fn nginx_with_a_slash_in_proxy_pass_is_found() {
-    for (path, pass) in [("/_matrix/", "http://ORIGIN/_matrix/"), ("/_matrix", "http://ORIGIN/_matrix")] {
-        let location = format!("location {path} {{ proxy_pass {pass}; {SOUND} }}");
-        let Some(found) = examine_nginx(&location) else { return };
-        found.assert_only("encoded-path", "nginx", "proxy_pass http://127.0.0.1:8008;  # no slash");
-        assert!(
-            found.checks("encoded-path")[0]["advice"]["lines"].get("caddy").is_none(),
-            "{:#}",
-            found.json
-        );
-    }
-}
-
-#[test]
-fn nginx_as_careless_guides_have_it_is_found() {
-    let location = "location / {
-        proxy_pass http://ORIGIN; proxy_set_header Host $host; proxy_set_header X-Forwarded-Proto $scheme;
-        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; add_header Access-Control-Allow-Origin *;
-    }";
-    let Some(found) = examine_nginx(location) else { return };
-    for id in ["cors", "admin-closed", "forwarded-for", "upload-limit"] {
-        assert!(found.ids("fault").contains(&id), "{id} is missing in {:#}", found.json);
-    }
-    assert!(!found.ids("fault").contains(&"encoded-path"), "{:#}", found.json);
 }

@@ -3,31 +3,32 @@
 
 use std::sync::Mutex;
 
-use ringfence_tests::{Head, message};
+use crate::{Head, message};
 
 /// A homeserver that remembers from which address its one account was seen.
 #[derive(Default)]
-pub(crate) struct Homeserver {
+pub struct Homeserver {
     seen: Mutex<Vec<String>>,
 }
 
 /// The token of its account.
-pub(crate) const TOKEN: &str = "secret";
+pub const TOKEN: &str = "secret";
 
 /// What it takes, in bytes: Synapse's default.
-pub(crate) const UPLOAD_BYTES_MAX: u64 = 50 * 1024 * 1024;
+pub const UPLOAD_BYTES_MAX: u64 = 50 * 1024 * 1024;
 
-/// Key documents that are valid until 2100, signed by the same throwaway key for two names.
-pub(crate) const KEYS: &str = r#"{"old_verify_keys":{},"server_name":"example.com","signatures":{"example.com":{"ed25519:test":"FClpxR6zCVl/B0WiI2U53xJdMCac5ifGJdfiR2iEdDai1ECDSJeZJjUiw5fEbCC1dz/jhkGdQsHYauw/ti/sDw"}},"valid_until_ts":4102444800000,"verify_keys":{"ed25519:test":{"key":"slkC2oOKNBGXPATSZDsiLY4GU+7nYa4cay9HHBpwA1g"}}}"#;
-pub(crate) const KEYS_OF_ANOTHER: &str = r#"{"old_verify_keys":{},"server_name":"other.example","signatures":{"other.example":{"ed25519:test":"ar6V3tnmV5XBpX7fiKyHU8ylzLdaNiBi6NxD8Z7OcAmF92MHIjJkgt8mHeBRki5RMcw64ggU6jyOMqgRYdtQDQ"}},"valid_until_ts":4102444800000,"verify_keys":{"ed25519:test":{"key":"slkC2oOKNBGXPATSZDsiLY4GU+7nYa4cay9HHBpwA1g"}}}"#;
+/// Its key document, which is valid until 2100.
+pub const KEYS: &str = r#"{"old_verify_keys":{},"server_name":"example.com","signatures":{"example.com":{"ed25519:test":"FClpxR6zCVl/B0WiI2U53xJdMCac5ifGJdfiR2iEdDai1ECDSJeZJjUiw5fEbCC1dz/jhkGdQsHYauw/ti/sDw"}},"valid_until_ts":4102444800000,"verify_keys":{"ed25519:test":{"key":"slkC2oOKNBGXPATSZDsiLY4GU+7nYa4cay9HHBpwA1g"}}}"#;
+/// That of another server name, signed by the same throwaway key.
+pub const KEYS_OF_ANOTHER: &str = r#"{"old_verify_keys":{},"server_name":"other.example","signatures":{"other.example":{"ed25519:test":"ar6V3tnmV5XBpX7fiKyHU8ylzLdaNiBi6NxD8Z7OcAmF92MHIjJkgt8mHeBRki5RMcw64ggU6jyOMqgRYdtQDQ"}},"valid_until_ts":4102444800000,"verify_keys":{"ed25519:test":{"key":"slkC2oOKNBGXPATSZDsiLY4GU+7nYa4cay9HHBpwA1g"}}}"#;
 
 const CORS: &str = "Access-Control-Allow-Origin: *\r\n\
     Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n\
     Access-Control-Allow-Headers: X-Requested-With, Content-Type, Authorization, Date\r\n";
 
 impl Homeserver {
-    /// What it answers.
-    pub(crate) fn answer(&self, request: &Head) -> Vec<u8> {
+    /// What it answers; a long poll is answered at once.
+    pub fn answer(&self, request: &Head) -> Vec<u8> {
         if request.method() == "OPTIONS" {
             return message::response("204 No Content", CORS, "");
         }
@@ -44,6 +45,7 @@ impl Homeserver {
                 json("200 OK", r#"{"flows":[{"type":"m.login.sso"},{"type":"m.login.password"}]}"#)
             }
             ["_matrix", "client", "v3", "login", "sso", "redirect"] => sign_on(request, path, query),
+            ["_matrix", "client", "v3", "sync"] => json("200 OK", r#"{"next_batch":"s1"}"#),
             ["_matrix", "client", "v3", "account", "whoami"] => {
                 let first = request.values("x-forwarded-for").join(",");
                 let first = first.split(',').next().unwrap_or_default().trim().to_owned();
@@ -93,7 +95,8 @@ fn json(status: &str, body: &str) -> Vec<u8> {
 }
 
 /// Percent-decoded once.
-pub(crate) fn decoded(text: &str) -> String {
+#[must_use]
+pub fn decoded(text: &str) -> String {
     let mut bytes = text.bytes();
     let mut out = Vec::new();
     while let Some(byte) = bytes.next() {
