@@ -20,15 +20,16 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a readable folder").flatten() {
         let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
         match entry.file_type().expect("a file type") {
-            kind if kind.is_dir() && !IGNORED_FOLDERS.contains(&name.as_str()) => walk(&path, found),
+            _ if IGNORED.contains(&name.as_str()) => {}
+            kind if kind.is_dir() => walk(&path, found),
             kind if kind.is_file() => found.push(path),
             _ => {}
         }
     }
 }
 
-/// What `.gitignore` names, and git's own folder.
-const IGNORED_FOLDERS: &[&str] = &[".git", "target", ".venv", ".run", "__pycache__", "artifacts", "coverage"];
+/// What `.gitignore` names, and git's own folder, which is a file in a further worktree.
+const IGNORED: &[&str] = &[".git", "target", ".venv", ".run", "__pycache__", "artifacts", "coverage"];
 
 /// The text files with one of these extensions; with none given, all of them.
 fn texts(extensions: &[&str]) -> Vec<(String, String)> {
