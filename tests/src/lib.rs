@@ -23,9 +23,9 @@ pub mod other_proxy;
 pub mod place;
 pub mod preload;
 pub mod proxy;
-pub mod service_manager;
 pub mod stage;
 pub mod strict;
+pub mod systemd;
 pub mod wire;
 
 use std::sync::mpsc;

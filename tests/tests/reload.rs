@@ -14,7 +14,7 @@ use ringfence_tests::authority::Certificate;
 use ringfence_tests::client::HOST;
 use ringfence_tests::place::Place;
 use ringfence_tests::proxy::CONFIG;
-use ringfence_tests::service_manager::ServiceManager;
+use ringfence_tests::systemd::Systemd;
 use ringfence_tests::{Authority, Client, MS, Origin, Proxy, SECOND, message, pause, wait_until};
 use rustix::process::Signal;
 
@@ -429,19 +429,19 @@ fn a_certificate_that_is_renewed_during_a_reload_is_noticed() {
 /// What systemd is told (sd_notify(3)).
 #[test]
 fn the_service_manager_is_told() {
-    let manager = ServiceManager::new();
+    let systemd = Systemd::new();
     let origin = Origin::answering("");
-    let mut proxy = manager.of(Proxy::to(&origin).admin()).start();
-    assert_eq!(manager.hear(), "READY=1");
+    let mut proxy = systemd.of(Proxy::to(&origin).admin()).start();
+    assert_eq!(systemd.hear(), "READY=1");
     proxy.tell("reload");
-    let reloading = manager.hear();
+    let reloading = systemd.hear();
     let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect(&reloading);
     assert!(time.parse::<u64>().expect("the test can do this") > 0);
-    assert_eq!(manager.hear(), "READY=1");
+    assert_eq!(systemd.hear(), "READY=1");
     proxy.set_config("broken");
     proxy.signal(Signal::HUP);
-    assert!(manager.hear().starts_with("RELOADING=1\n"));
-    assert_eq!(manager.hear(), "READY=1", "it goes on");
+    assert!(systemd.hear().starts_with("RELOADING=1\n"));
+    assert_eq!(systemd.hear(), "READY=1", "it goes on");
     proxy.stop();
-    assert_eq!(manager.hear(), "STOPPING=1");
+    assert_eq!(systemd.hear(), "STOPPING=1");
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt, FdMapping};
 use ringfence_tests::client::HOST;
 use ringfence_tests::place::Place;
-use ringfence_tests::service_manager::ServiceManager;
+use ringfence_tests::systemd::Systemd;
 use ringfence_tests::wire::End;
 use ringfence_tests::{Client, MS, Message, Origin, Proxy, SECOND, message, pause, proxy, wait_until};
 use rustix::process::Signal;
@@ -422,18 +422,18 @@ fn a_killed_process_is_followed_at_once() {
 
 #[test]
 fn the_service_manager_hears_who_is_in_charge() {
-    let manager = ServiceManager::new();
+    let systemd = Systemd::new();
     let origin = Origin::answering("");
-    let mut proxy = manager.of(Proxy::to(&origin).admin()).start();
-    assert_eq!(manager.hear(), "READY=1");
+    let mut proxy = systemd.of(Proxy::to(&origin).admin()).start();
+    assert_eq!(systemd.hear(), "READY=1");
     proxy.tell("upgrade");
-    let mut heard = [manager.hear(), manager.hear()];
+    let mut heard = [systemd.hear(), systemd.hear()];
     heard.sort_unstable();
     assert_eq!(heard, [format!("MAINPID={}\nREADY=1", proxy.newest()), "READY=1".to_owned()]);
     assert!(proxy.stopped_within(3 * SECOND).is_some());
-    assert_eq!(manager.hear_within(200 * MS), None, "the old process does not say that the service stops");
+    assert_eq!(systemd.hear_within(200 * MS), None, "the old process does not say that the service stops");
     proxy.signal_newest(Signal::TERM);
-    assert_eq!(manager.hear(), "STOPPING=1");
+    assert_eq!(systemd.hear(), "STOPPING=1");
 }
 
 /// A process that was passed `sockets` as systemd passes them.

@@ -1,4 +1,4 @@
-//! The service manager, as far as a service talks to it (sd_notify(3)).
+//! systemd, as far as a service talks to it (sd_notify(3)).
 
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use crate::proxy::ProxyBuilder;
 
 /// One that listens.
 #[derive(Debug)]
-pub struct ServiceManager {
+pub struct Systemd {
     socket: UnixDatagram,
     folder: TempDir,
 }
 
-impl ServiceManager {
+impl Systemd {
     /// Listens on a socket of its own.
     #[must_use]
-    pub fn new() -> ServiceManager {
+    pub fn new() -> Systemd {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let socket = UnixDatagram::bind(folder.path().join(SOCKET)).expect("a Unix socket can be bound");
-        ServiceManager { socket, folder }
+        Systemd { socket, folder }
     }
 
     /// The same proxy, which tells it what it does.
@@ -45,9 +45,9 @@ impl ServiceManager {
     }
 }
 
-impl Default for ServiceManager {
-    fn default() -> ServiceManager {
-        ServiceManager::new()
+impl Default for Systemd {
+    fn default() -> Systemd {
+        Systemd::new()
     }
 }
 
