@@ -71,8 +71,8 @@ pub struct OtherProxy {
 }
 
 impl OtherProxy {
-    /// Starts it with this configuration, where `ADDRESS` stands for where it listens and `FOLDER` for a folder with the
-    /// certificate (`c.chain.pem`, `c.key.pem`, and `c.pem` with both) and these files. Fails the test where it does not start.
+    /// Starts it with this configuration, where `ADDRESS` (and `PORT`) stand for where it listens and `FOLDER` for a
+    /// folder with the certificate (`c.chain.pem`, `c.key.pem`, and `c.pem` with both) and these files. Fails the test where it does not start.
     #[must_use]
     pub fn start(
         software: Software,

@@ -7,19 +7,18 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
 
 use ringfence_tests::arguments::Arguments;
+use ringfence_tests::client::HOST;
 use ringfence_tests::corpus::{self, Case, Folder, Group};
 use ringfence_tests::judge::{self, Ending, Verdict};
-use ringfence_tests::place::Place;
+use ringfence_tests::other_proxy::{OtherProxy, Software};
 use ringfence_tests::stage::{Ledger, Stage};
-use ringfence_tests::{MS, PATIENCE, Proxy, exchange, wait_until};
-use tempfile::TempDir;
+use ringfence_tests::{Authority, MS, Proxy, exchange};
 
 fn main() -> ExitCode {
     let shown = Arguments::read("tests/differential [PART-OF-A-CASE-NAME…]", &[], &[]).names;
@@ -130,16 +129,7 @@ fn verdict(stage: &mut Stage, subject: &Subject) -> Verdict {
 /// A proxy that runs, until it is dropped.
 enum Running {
     Ringfence { _proxy: Proxy },
-    Other { child: Child, _folder: TempDir, _place: Place },
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Running::Other { child, .. } = self {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+    Other { _proxy: OtherProxy },
 }
 
 fn start(peer: Peer) -> (Stage, Running) {
@@ -147,20 +137,8 @@ fn start(peer: Peer) -> (Stage, Running) {
     let origin = ledger.address();
     let (address, running) = match peer {
         Peer::Ringfence => start_ringfence(origin),
-        Peer::Nginx => start_other(|folder, at| {
-            fs::write(folder.join("nginx.conf"), nginx_config(at, origin))
-                .expect("a configuration can be written");
-            let mut command = Command::new("nginx");
-            command.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf")).arg("-e").arg("stderr");
-            command
-        }),
-        Peer::Haproxy => start_other(|folder, at| {
-            fs::write(folder.join("haproxy.cfg"), haproxy_config(at, origin))
-                .expect("a configuration can be written");
-            let mut command = Command::new("haproxy");
-            command.arg("-db").arg("-f").arg(folder.join("haproxy.cfg"));
-            command
-        }),
+        Peer::Nginx => start_other(Software::Nginx, &nginx_config(origin)),
+        Peer::Haproxy => start_other(Software::Haproxy, &haproxy_config(origin)),
     };
     let mut stage = Stage::new(ledger, address, None);
     stage.patience = PATIENCE_MS * MS;
@@ -174,37 +152,32 @@ fn start_ringfence(origin: SocketAddr) -> (SocketAddr, Running) {
     (proxy.address, Running::Ringfence { _proxy: proxy })
 }
 
-fn start_other(command: impl Fn(&Path, SocketAddr) -> Command) -> (SocketAddr, Running) {
-    let (folder, place) = (tempfile::tempdir().expect("a temporary folder"), Place::v4());
-    let address = place.address();
-    let mut command = command(folder.path(), address);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let child = child.unwrap_or_else(|error| panic!("{:?} does not start: {error}", command.get_program()));
-    wait_until("the peer listens", PATIENCE, || TcpStream::connect(address).is_ok());
-    (address, Running::Other { child, _folder: folder, _place: place })
+fn start_other(software: Software, config: &str) -> (SocketAddr, Running) {
+    let proxy = OtherProxy::start(software, &Authority::shared().certificate(&[HOST]), config, &[]);
+    (proxy.address, Running::Other { _proxy: proxy })
 }
 
 /// As a homeserver's manual has it, with kept connections to the upstream and room for ringfence's limits.
-fn nginx_config(at: SocketAddr, origin: SocketAddr) -> String {
+fn nginx_config(origin: SocketAddr) -> String {
     let folders: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
-        .map(|name| format!("{name}_temp_path {name};\n"))
+        .map(|name| format!("{name}_temp_path FOLDER/{name};\n"))
         .collect();
     format!(
-        "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr crit;\nevents {{}}\nhttp {{\n{folders}\
+        "daemon off;\nmaster_process off;\npid FOLDER/nginx.pid;\nerror_log stderr crit;\nevents {{}}\nhttp {{\n{folders}\
          access_log off;\nclient_max_body_size 50m;\nlarge_client_header_buffers 4 32k;\n\
          upstream homeserver {{ server {origin} max_fails=0; keepalive 16; }}\n\
-         server {{ listen {at};\nlocation / {{\nproxy_pass http://homeserver;\nproxy_http_version 1.1;\n\
+         server {{ listen ADDRESS;\nlocation / {{\nproxy_pass http://homeserver;\nproxy_http_version 1.1;\n\
          proxy_set_header Connection \"\";\nproxy_set_header Host $http_host;\nproxy_buffer_size 64k;\n\
          proxy_buffers 8 64k;\nproxy_busy_buffers_size 128k;\n\
          proxy_set_header X-Forwarded-For $remote_addr;\n}} }} }}\n"
     )
 }
 
-fn haproxy_config(at: SocketAddr, origin: SocketAddr) -> String {
+fn haproxy_config(origin: SocketAddr) -> String {
     format!(
         "global\n  maxconn 500\n  tune.bufsize 49152\ndefaults\n  mode http\n  timeout connect 3s\n  timeout client 30s\n\
-         \x20 timeout server 30s\n  timeout http-request 15s\nfrontend edge\n  bind {at}\n  default_backend homeserver\n\
+         \x20 timeout server 30s\n  timeout http-request 15s\nfrontend edge\n  bind ADDRESS\n  default_backend homeserver\n\
          backend homeserver\n  option forwardfor\n  server one {origin}\n"
     )
 }
