@@ -1,4 +1,5 @@
 //! Faults of ringfence's own file, which `ringfence explain` names without any traffic.
+#![forbid(unsafe_code)]
 
 use std::fs;
 
