@@ -208,10 +208,13 @@ fn limits_and_the_parser_are_the_proxys_own() {
         &["PUT", "/web/x", "-H", "Content-Length: 1048576"],
         &[
             "forwarded to 127.0.0.1:9000",
-            "body 1 MiB by body_bytes_max of the [[route]] at ringfence.toml:34",
+            "body 1 MiB by body_bytes_max of the [[route]] at ringfence.toml:27",
         ],
     );
-    assert_says(&["PUT", "/web/x", "-H", "Content-Length: 1048577"], &["413 Content Too Large"]);
+    assert_says(
+        &["PUT", "/web/x", "-H", "Content-Length: 1048577"],
+        &["413 Content Too Large", "body 1 MiB by"],
+    );
     assert_says(
         &["GET", "/_matrix/x", "-H", "Host: a", "-H", "Host: b"],
         &["400 Bad Request", "the head is refused"],
