@@ -292,10 +292,16 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             }
             if uploading && !self.progress.head_sent.get() {
                 // What an origin says before it has been asked is no answer; mostly it is the end of a pooled connection.
-                let env = &self.worker.env;
-                let speaks = origin.poll_readable(cx).is_ready()
-                    && !(env.is_quiet(origin) && origin.poll_readable(cx).is_pending());
-                return if speaks { Poll::Ready(Err(Failure::UpstreamClosed)) } else { Poll::Pending };
+                if origin.poll_readable(cx).is_ready() {
+                    if !self.worker.env.is_quiet(origin) {
+                        return Poll::Ready(Err(Failure::UpstreamClosed));
+                    }
+                    // Nothing had come. What is told now is asked after anew.
+                    if origin.poll_readable(cx).is_ready() {
+                        cx.waker().wake_by_ref();
+                    }
+                }
+                return Poll::Pending;
             }
             if answer_first { Poll::Pending } else { download.as_mut().poll(cx) }
         })
