@@ -15,14 +15,18 @@ use std::{
 
 use monoio::net::TcpStream;
 use nix::time::{ClockId, clock_gettime};
+use ringfence_tls::SessionError;
 
 use crate::{
+    buffers::Buffers,
     limits::{STALL_COUNTED, TIMER_TICK},
-    snapshot::ServerAddress,
+    snapshot::{Server, ServerAddress, ServerTls},
     timers::{Sleep, Timers},
     transport::{
         Transport,
         socket::{Socket, looking_at_sockets},
+        tls::{HandshakeError, Tls},
+        upstream::UpstreamStream,
     },
     turns::{Turn, Turns, Underway},
     workers::Driver,
@@ -58,10 +62,17 @@ pub(crate) trait Environment: 'static {
     /// Takes note of bytes of a body moved; whether it is time to [`give_way`](Self::give_way).
     fn spend(&self, bytes: usize) -> bool;
 
-    /// Opens a connection within `limit` ([`io::ErrorKind::TimedOut`]); dropping the future gives it up.
-    async fn connect(&self, address: &ServerAddress, limit: Duration) -> io::Result<Self::Stream>;
+    /// Opens a connection within `limit` ([`io::ErrorKind::TimedOut`]), a TLS handshake included; dropping the future gives
+    /// it up. What `announcement` says goes first, in the clear. TLS takes its memory from `buffers`.
+    async fn connect(
+        &self,
+        server: &Server,
+        announcement: Option<&[u8]>,
+        buffers: &Buffers,
+        limit: Duration,
+    ) -> io::Result<Self::Stream>;
 
-    /// Whether nothing, not even the end of the stream, has arrived on a connection that should be quiet.
+    /// Whether nothing to be read, not even the end of the stream, has arrived on a connection that should be quiet.
     fn is_quiet(&self, stream: &Self::Stream) -> bool;
 }
 
@@ -143,7 +154,7 @@ impl Ring {
 }
 
 impl Environment for Ring {
-    type Stream = Socket;
+    type Stream = UpstreamStream;
     type Sleep = Sleep;
 
     fn now(&self) -> Instant {
@@ -174,18 +185,32 @@ impl Environment for Ring {
         self.turns.spend(bytes)
     }
 
-    async fn connect(&self, address: &ServerAddress, limit: Duration) -> io::Result<Socket> {
-        match address {
-            ServerAddress::Unix(path) => within(self, limit, Socket::connect_unix(path))
-                .await
-                .unwrap_or(Err(io::ErrorKind::TimedOut.into())),
+    async fn connect(
+        &self,
+        server: &Server,
+        announcement: Option<&[u8]>,
+        buffers: &Buffers,
+        limit: Duration,
+    ) -> io::Result<UpstreamStream> {
+        match &server.address {
+            ServerAddress::Unix(path) => {
+                let socket = async {
+                    let socket = Socket::connect_unix(path).await?;
+                    self.begin(socket, server, announcement, buffers).await
+                };
+                within(self, limit, socket).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+            }
             ServerAddress::Tcp(addresses) => {
                 // An address that swallows everything must not keep the others from being tried.
                 let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
                 let mut last = io::ErrorKind::AddrNotAvailable.into();
                 for address in addresses {
-                    match within(self, share, Socket::connect_tcp(address)).await {
-                        Ok(Ok(socket)) => return Ok(socket),
+                    let stream = async {
+                        let socket = Socket::connect_tcp(address).await?;
+                        self.begin(socket, server, announcement, buffers).await
+                    };
+                    match within(self, share, stream).await {
+                        Ok(Ok(stream)) => return Ok(stream),
                         Ok(Err(error)) => last = error,
                         Err(Elapsed) => last = io::ErrorKind::TimedOut.into(),
                     }
@@ -195,8 +220,53 @@ impl Environment for Ring {
         }
     }
 
-    fn is_quiet(&self, stream: &Socket) -> bool {
+    fn is_quiet(&self, stream: &UpstreamStream) -> bool {
         stream.is_quiet()
+    }
+}
+
+impl Ring {
+    /// Says what comes before the first request.
+    async fn begin(
+        &self,
+        socket: Socket,
+        server: &Server,
+        announcement: Option<&[u8]>,
+        buffers: &Buffers,
+    ) -> io::Result<UpstreamStream> {
+        if let Some(announcement) = announcement {
+            // A new connection's send buffer takes it whole.
+            socket.write_all(announcement).await?;
+        }
+        match &server.tls {
+            None => Ok(UpstreamStream::Plain(socket)),
+            Some(tls) => self.shake_hands(socket, &server.name, tls, buffers).await,
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        socket: Socket,
+        server: &str,
+        tls: &ServerTls,
+        buffers: &Buffers,
+    ) -> io::Result<UpstreamStream> {
+        self.give_way(Turn::Handshake).await;
+        let (config, name) = (tls.client.config(), tls.name.clone());
+        let client = Tls::client(socket, config, name, buffers.clone()).map_err(io::Error::other)?;
+        let client = Box::new(client);
+        match client.handshake().await {
+            Ok(_) => Ok(UpstreamStream::Tls(client)),
+            Err(HandshakeError::Io(error)) => Err(error),
+            Err(HandshakeError::Session(error)) => {
+                if let SessionError::Certificate(_) = error
+                    && tls.may_warn(self.now())
+                {
+                    tracing::warn!(server, name = %tls.name.to_str(), "no TLS with the upstream: {error}");
+                }
+                Err(io::Error::new(io::ErrorKind::InvalidData, error))
+            }
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use std::{
     io,
     net::IpAddr,
     pin::pin,
-    task::{Context, Poll, Waker},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -341,14 +341,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             }
             let limit = self.live.snapshot.timeouts.upstream_connect;
             // Boxed: what dialling takes is not carried by every exchange.
-            let dialling = Box::pin(async {
-                let stream = env.connect(&servers[server].address, limit).await?;
-                if let Some(announcement) = announcement {
-                    // A new connection's send buffer takes it whole.
-                    stream.write_all(announcement).await?;
-                }
-                io::Result::Ok(stream)
-            });
+            let dialling = Box::pin(env.connect(&servers[server], announcement, &self.worker.buffers, limit));
             match self.unless_client_leaves(inbox, dialling).await? {
                 Ok(stream) => {
                     asking.dialled();
@@ -383,7 +376,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
     /// Whether a pooled connection is still open as far as can be known. The driver's knowledge costs nothing and
     /// suffices for what can be sent again; for the rest the socket itself is asked.
     fn is_usable(&self, stream: &E::Stream) -> bool {
-        if stream.poll_readable(&mut Context::from_waker(Waker::noop())).is_ready() {
+        if self.worker.is_told_something(stream) {
             return false;
         }
         let replayable = self.head.method().is_idempotent() && self.head.framing().is_empty();

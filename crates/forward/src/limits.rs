@@ -177,6 +177,10 @@ pub(crate) fn upstream_idle_max(workers: usize) -> usize {
     (UPSTREAM_IDLE_TOTAL_MAX / workers.max(1)).clamp(1, UPSTREAM_IDLE_MAX)
 }
 
+/// How long nobody is warned again that the certificate of an upstream server does not verify, by whichever worker: every dial
+/// would say the same.
+pub const WARN_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// How long a server that failed is passed over while another one works: the shortest restart. Each time that it fails again
 /// after that doubles it.
 pub const SERVER_RETRY_AFTER: Duration = Duration::from_secs(2);

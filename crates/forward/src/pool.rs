@@ -24,7 +24,7 @@ pub(crate) use self::{
 use crate::{
     limits::SERVERS_OF_UPSTREAM_MAX,
     slots::Slots,
-    snapshot::{Balance, Upstream},
+    snapshot::{Balance, Server, Upstream},
 };
 
 /// The servers of one upstream, as one worker sees them.
@@ -134,14 +134,14 @@ impl<S> Pool<S> {
     /// A pool for this upstream; `state` tells what is known of a server, `line` who waits.
     pub(crate) fn new(
         upstream: &Upstream,
-        mut state: impl FnMut(&str) -> Rc<ServerState<S>>,
+        mut state: impl FnMut(&Server) -> Rc<ServerState<S>>,
         line: impl FnOnce() -> Rc<Line>,
     ) -> Self {
         let count = upstream.servers.len();
         assert!((1..=SERVERS_OF_UPSTREAM_MAX).contains(&count), "an upstream of {count} servers");
         let members = upstream.servers.iter().map(|server| {
             server.slots.set_max(upstream.requests_max);
-            let (state, slots) = (state(&server.name), server.slots.clone());
+            let (state, slots) = (state(server), server.slots.clone());
             Member { state, slots, weight: server.weight, credit: Cell::new(0) }
         });
         Pool {

@@ -308,6 +308,7 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
     let server = |index, weight| Server {
         name: format!("server {index}"),
         address: world::address(index),
+        tls: None,
         weight,
         slots: Arc::default(),
     };

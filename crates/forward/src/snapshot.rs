@@ -7,19 +7,21 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use ipnet::IpNet;
 use ringfence_http1::Method;
+use ringfence_tls::{Client, ServerName};
 
 pub use crate::{
     allowance::Rate,
     slots::{Queue, Slots},
 };
 use crate::{
-    limits::{Limits, Timeouts},
+    limits::{Limits, Timeouts, WARN_AGAIN_AFTER},
     respond::{Answer, RefusalAnswers},
 };
 
@@ -141,6 +143,8 @@ pub struct Server {
     pub name: String,
     /// Where it listens.
     pub address: ServerAddress,
+    /// How to speak TLS to it; `None` speaks plain HTTP.
+    pub tls: Option<Arc<ServerTls>>,
     /// Its share of the requests, beside the weights of the others; at least 1.
     pub weight: u32,
     /// The requests that it has, where `requests_max` caps; what follows the server keeps it.
@@ -166,6 +170,53 @@ pub fn keep_shared(upstreams: &mut [Upstream], before: &[Upstream]) {
         }
     }
 }
+
+impl Server {
+    /// Whether connections to it are as good for `other`: those over TLS that it was verified in the same way for.
+    pub fn is_same(&self, other: &Server) -> bool {
+        let tls = match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some(tls), Some(other)) => tls.is_same(other),
+            _ => false,
+        };
+        tls && self.name == other.name
+    }
+}
+
+/// How to speak TLS to a server.
+#[derive(Debug)]
+pub struct ServerTls {
+    /// Whom to believe, and the sessions to resume. Servers that are trusted alike share one.
+    pub client: Arc<Client>,
+    /// Which name its certificate has to have, and which it is asked for (RFC 6066 §3).
+    pub name: ServerName<'static>,
+    warned: Warned,
+}
+
+impl ServerTls {
+    /// Of which nobody has been warned yet.
+    pub fn new(client: Arc<Client>, name: ServerName<'static>) -> ServerTls {
+        ServerTls { client, name, warned: Warned::default() }
+    }
+
+    fn is_same(&self, other: &ServerTls) -> bool {
+        Arc::ptr_eq(&self.client, &other.client) && self.name == other.name
+    }
+
+    /// Whether the operator is to be warned of this server now: not again within [`WARN_AGAIN_AFTER`], by whichever worker.
+    pub(crate) fn may_warn(&self, now: Instant) -> bool {
+        let mut last = self.warned.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= WARN_AGAIN_AFTER);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
+
+/// When somebody was last warned. Looked at only when a dial has failed.
+#[derive(Debug, Default)]
+struct Warned(Mutex<Option<Instant>>);
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]

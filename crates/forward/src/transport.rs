@@ -3,12 +3,13 @@
 //! A transport is polled, borrows the caller's buffers only during a call, and takes `&self`, so that one task
 //! can read and write at once. Nothing is ever in flight inside a buffer: a wait can be dropped at any time.
 //! [`socket`] waits through the ring (or epoll) and moves bytes by direct non-blocking system calls; [`tls`]
-//! wraps another transport; [`pipe`] is memory, for simulation.
+//! wraps another transport; [`upstream`] is one of the two; [`pipe`] is memory, for simulation.
 
 mod fd;
 pub mod pipe;
 pub mod socket;
 pub mod tls;
+pub mod upstream;
 
 use std::{
     future::poll_fn,

@@ -24,7 +24,7 @@ use crate::{
     record::{Log, LogSender},
     request_id::RequestIds,
     shelf::Shelf,
-    snapshot::{Snapshot, Upstream},
+    snapshot::{Server, Snapshot, Upstream},
     transport::Transport,
     wakers::Wakers,
 };
@@ -78,7 +78,7 @@ impl<E: Environment> Live<E> {
 
     /// What follows `self`: servers that stay keep their connections and their record.
     fn followed_by(&self, snapshot: Arc<Snapshot>) -> Rc<Self> {
-        let state = |name: &str| self.server(name).unwrap_or_default();
+        let state = |server: &Server| self.server(server).unwrap_or_default();
         let pool = |upstream: &Upstream| {
             let of_before =
                 || self.pools.iter().filter_map(Pool::line).find(|line| line.is_part_of(&upstream.queue));
@@ -88,9 +88,9 @@ impl<E: Environment> Live<E> {
         Rc::new(Live { snapshot, pools })
     }
 
-    fn server(&self, name: &str) -> Option<Rc<ServerState<E::Stream>>> {
+    fn server(&self, server: &Server) -> Option<Rc<ServerState<E::Stream>>> {
         self.snapshot.upstreams.iter().zip(&self.pools).find_map(|(upstream, pool)| {
-            let index = upstream.servers.iter().position(|server| server.name == name)?;
+            let index = upstream.servers.iter().position(|known| known.is_same(server))?;
             Some(pool.server(index))
         })
     }
@@ -225,14 +225,19 @@ impl<E: Environment> Worker<E> {
     /// Keeps an upstream connection for the next request. Its wait begins now and guards it: when the origin closes,
     /// the next sweep drops it, or the next request passes it over.
     pub(crate) fn check_in(&self, pool: &Pool<E::Stream>, server: usize, stream: E::Stream) {
-        let cx = &mut Context::from_waker(Waker::noop());
-        // A response that filled the last read leaves open whether more has come: the socket is asked.
-        let is_idle = stream.poll_readable(cx).is_pending()
-            || (self.env.is_quiet(&stream) && stream.poll_readable(cx).is_pending());
-        if is_idle {
+        if !self.is_told_something(&stream) {
             stream.rested();
             pool.check_in(server, stream, self.env.recently(), self.upstream_idle_max);
         }
+    }
+
+    /// Whether something to be read, or the end, has come over a connection that should be quiet, as far as the driver knows.
+    pub(crate) fn is_told_something(&self, stream: &E::Stream) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        // A response that filled the last read leaves open whether more has come, and what has come may be the session's own
+        // under TLS: the connection is asked.
+        stream.poll_readable(cx).is_ready()
+            && !(self.env.is_quiet(stream) && stream.poll_readable(cx).is_pending())
     }
 
     /// Drops pooled connections that the origin closed or nobody needed, and memory that a burst has left.
@@ -243,9 +248,7 @@ impl<E: Environment> Worker<E> {
         self.request_heads.trim();
         let (live, now) = (self.live.borrow().clone(), self.env.recently());
         for pool in &live.pools {
-            pool.sweep(now, live.snapshot.timeouts.upstream_idle, |stream| {
-                stream.poll_readable(&mut Context::from_waker(Waker::noop())).is_ready()
-            });
+            pool.sweep(now, live.snapshot.timeouts.upstream_idle, |stream| self.is_told_something(stream));
         }
     }
 

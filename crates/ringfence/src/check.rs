@@ -17,13 +17,14 @@ use ringfence_tls::Certificate;
 use crate::{
     certificates,
     config::{self, Config, Problems},
-    presets,
+    presets, trust,
 };
 
 /// Checks the file and writes the report to stdout.
 pub(crate) fn run(file: &Path) -> Result<(), Box<dyn Error>> {
     let config = config::load(file)?;
     let certificates = look_around(&config)?;
+    trust::clients(&config, None)?;
     let mut stdout = io::stdout().lock();
     write!(stdout, "{}", report::report(&config, &certificates, SystemTime::now()))?;
     stdout.flush()?;
@@ -32,10 +33,12 @@ pub(crate) fn run(file: &Path) -> Result<(), Box<dyn Error>> {
 
 /// Holds the file against the machine: files exist and fit, names resolve. All faults at once.
 pub(crate) fn look_around(config: &Config) -> Result<Vec<Certificate>, Problems> {
-    match (certificates::load(config), presets::resolve(config)) {
-        (Ok(certificates), Ok(_)) => Ok(certificates),
-        (Err(first), Err(second)) => Err(first.and(second)),
-        (Err(problems), Ok(_)) | (Ok(_), Err(problems)) => Err(problems),
+    let certificates = certificates::load(config);
+    let others = [trust::check_files(config).err(), presets::resolve(config).err()];
+    match (certificates, others.into_iter().flatten().reduce(Problems::and)) {
+        (Ok(certificates), None) => Ok(certificates),
+        (Err(first), Some(second)) => Err(first.and(second)),
+        (Err(problems), None) | (Ok(_), Some(problems)) => Err(problems),
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) use reference::reference;
 pub(crate) use route::Route;
 pub(crate) use server::{AccessLog, AccessLogFormat, AccessLogTargets, Admin, Server};
 pub(crate) use units::{format_duration, format_size};
-pub(crate) use upstream::{Server as UpstreamServer, Upstream};
+pub(crate) use upstream::{Authorities, Server as UpstreamServer, Upstream};
 
 use reader::{Reader, Table};
 use schema::{Key, Schema};
@@ -106,7 +106,7 @@ fn read(file: &Path, root: &Table<'_>) -> Config {
     if homeservers.is_empty() {
         root.note(Place::FILE, "no [[homeserver]]; add one with `server_name` and `upstream`");
     }
-    let homeservers: Vec<_> = homeservers.iter().filter_map(Homeserver::read).collect();
+    let homeservers: Vec<_> = homeservers.iter().filter_map(|table| Homeserver::read(table, folder)).collect();
     homeserver::check_claims(root, &homeservers);
 
     let listeners = read_listeners(root);
@@ -116,7 +116,8 @@ fn read(file: &Path, root: &Table<'_>) -> Config {
     }
     let certificates = certificates.iter().filter_map(|table| Certificate::read(table, folder)).collect();
 
-    let routes: Vec<_> = root.children("route", &route::SCHEMA).iter().filter_map(Route::read).collect();
+    let routes = root.children("route", &route::SCHEMA);
+    let routes: Vec<_> = routes.iter().filter_map(|table| Route::read(table, folder)).collect();
     route::check_duplicates(root, &routes);
 
     Config {

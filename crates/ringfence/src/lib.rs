@@ -21,6 +21,7 @@ mod run;
 #[doc(hidden)]
 pub mod stages;
 mod top;
+mod trust;
 
 use std::{error::Error, path::Path, process::ExitCode};
 

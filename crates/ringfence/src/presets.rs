@@ -15,7 +15,7 @@ use bytes::Bytes;
 use ringfence_forward::{
     limits,
     respond::{Answer, Refusal, RefusalAnswers},
-    snapshot::{self, Action, ClassLimit, MethodMatch, PathMatch, Rate, Rule, ServerAddress, Snapshot},
+    snapshot::{self, Action, ClassLimit, MethodMatch, PathMatch, Rate, Rule, ServerAddress, ServerTls, Snapshot},
 };
 use ringfence_matrix::{
     CORS_FIELD_LINES, EndpointClass, ErrorCode, JSON_FIELD_LINE, RETRY_CORS_FIELD_LINE, body, is_admin,
@@ -29,6 +29,7 @@ use crate::{
         UpstreamServer,
     },
     routing::{self, Entry, Site, Target},
+    trust,
 };
 
 /// Everything that the workers need. Looks up the names of upstreams on the way.
@@ -41,6 +42,7 @@ pub(crate) fn snapshot(
     before: Option<&Snapshot>,
 ) -> Result<Snapshot, Failed> {
     let mut upstreams = resolve(config)?;
+    speak_tls(config, &mut upstreams, before)?;
     snapshot::keep_shared(&mut upstreams, before.map_or(&[], |before| &before.upstreams));
     let speaks_tls = config.listeners.iter().any(|listener| listener.tls);
     let tls = speaks_tls.then(|| tls_config(certificates, before)).transpose()?;
@@ -138,6 +140,23 @@ fn classify(method: &[u8], raw_path: &[u8]) -> u8 {
     ringfence_matrix::classify(method, raw_path) as u8
 }
 
+/// Says how TLS is spoken to the servers where it is. Who is believed whatever they show is told.
+fn speak_tls(
+    config: &Config,
+    upstreams: &mut [snapshot::Upstream],
+    before: Option<&Snapshot>,
+) -> Result<(), Problems> {
+    let clients = trust::clients(config, before)?;
+    for ((upstream, configured), client) in upstreams.iter_mut().zip(routing::upstreams(config)).zip(clients) {
+        for (server, configured_server) in upstream.servers.iter_mut().zip(&configured.servers) {
+            let name = configured.tls_name(&configured_server.value);
+            server.tls = client.clone().zip(name).map(|(client, name)| Arc::new(ServerTls::new(client, name)));
+        }
+    }
+    trust::warnings(config).for_each(|warning| tracing::warn!("{warning}"));
+    Ok(())
+}
+
 /// Looks up the names of all upstreams, or tells which have no address.
 pub(crate) fn resolve(config: &Config) -> Result<Vec<snapshot::Upstream>, Problems> {
     let mut problems = Vec::new();
@@ -160,7 +179,7 @@ pub(crate) fn resolve(config: &Config) -> Result<Vec<snapshot::Upstream>, Proble
 }
 
 fn data_plane_server(server: &UpstreamServer, address: ServerAddress, weight: u32) -> snapshot::Server {
-    snapshot::Server { name: server.to_string(), address, weight, slots: Arc::default() }
+    snapshot::Server { name: server.to_string(), address, tls: None, weight, slots: Arc::default() }
 }
 
 fn data_plane_upstream(upstream: &Upstream, servers: Vec<snapshot::Server>) -> snapshot::Upstream {
@@ -176,7 +195,7 @@ fn data_plane_upstream(upstream: &Upstream, servers: Vec<snapshot::Server>) -> s
 fn server_address(server: &UpstreamServer) -> io::Result<ServerAddress> {
     match server {
         UpstreamServer::Unix(path) => Ok(ServerAddress::Unix(path.clone())),
-        UpstreamServer::Tcp { host, port } => {
+        UpstreamServer::Tcp { host, port, .. } => {
             let addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
             match addresses.is_empty() {
                 true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no records")),

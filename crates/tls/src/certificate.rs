@@ -168,7 +168,7 @@ fn private_key_in(pem: &[u8]) -> Result<PrivateKeyDer<'static>, CertificateFault
 }
 
 /// What a file holds that does not hold what it should.
-fn hint(content: &[u8]) -> &'static str {
+pub(crate) fn hint(content: &[u8]) -> &'static str {
     let kinds = pem::SliceIter::<(SectionKind, Vec<u8>)>::new(content).flatten().map(|(kind, _)| kind);
     let mut hint = if content.is_empty() { "it is empty" } else { "it is no PEM file" };
     // DER starts with a SEQUENCE.

@@ -1,6 +1,6 @@
-//! TLS without I/O, for the side that is connected to (RFC 8446, and RFC 5246 for TLS 1.2).
+//! TLS without I/O, for either side (RFC 8446, and RFC 5246 for TLS 1.2).
 //!
-//! Owns certificates (read, checked, chosen by the name that the client asks for), the configuration
+//! Owns certificates (read, checked, chosen by the name that the client asks for; whose are believed), the configurations
 //! that all workers share, and one [`Session`] a connection: ciphertext in, plaintext out, and back.
 //! It knows no sockets, no runtime and no HTTP; the caller owns every buffer, so that a connection
 //! that waits holds none. The cryptography and the protocol are rustls' (its unbuffered API) with
@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod certificate;
+mod client;
 mod config;
 #[cfg(test)]
 mod fixtures;
@@ -32,9 +33,11 @@ mod session;
 mod tickets;
 
 pub use certificate::{Certificate, CertificateError, CertificateFault};
+pub use client::{Client, Trust};
 pub use config::{ALPN_HTTP_1_1, TLS13_TICKETS, server_config, server_config_after};
 pub use resolver::CertificateResolver;
-pub use rustls::ServerConfig;
+pub use rustls::pki_types::{CertificateDer, ServerName};
+pub use rustls::{ClientConfig, ServerConfig};
 pub use session::{
     HELD_BYTES_MAX, RECORD_PLAINTEXT_BYTES_MAX, Received, Session, SessionError, SessionState, Version,
     YOUNG_AGAIN_AFTER, YOUNG_BYTES, YOUNG_RECORD_BYTES_MAX,

@@ -1,4 +1,4 @@
-//! One TLS session, server side, without I/O (RFC 8446; RFC 5246 for TLS 1.2).
+//! One TLS session, of either side, without I/O (RFC 8446; RFC 5246 for TLS 1.2).
 //!
 //! Three calls: feed ciphertext, encrypt plaintext, close. Handshakes, and TLS 1.2 altogether, are rustls' (its unbuffered
 //! API); the records of TLS 1.3 are made and read here once the handshake is complete, see [`tls13`]. What this layer adds:
@@ -18,21 +18,22 @@
 
 mod error;
 mod records;
+mod side;
 mod tls13;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, ReadTraffic, UnbufferedStatus, WriteTraffic,
-};
-use rustls::{HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 
 pub use error::SessionError;
 pub use records::{RECORD_PLAINTEXT_BYTES_MAX, YOUNG_BYTES, YOUNG_RECORD_BYTES_MAX};
 
 use records::{Gather, RECORD_OVERHEAD_MAX, RecordSizes, complete_records_end, next_record_end};
+use side::{Side, Step};
 use tls13::{Incoming, Refusal, Tls13};
 
 /// A session of one connection. It holds no buffers while the connection waits.
@@ -52,7 +53,7 @@ pub struct Session {
 /// Who does the protocol.
 enum Connection {
     /// Handshakes, and all of TLS 1.2. Apart from the session: an idle one of TLS 1.3 should not have the room for it.
-    Rustls(Box<UnbufferedServerConnection>),
+    Rustls(Side),
     Tls13(Tls13),
     /// What rustls did not hand over. The session has failed.
     Lost,
@@ -117,15 +118,35 @@ impl Session {
     /// # Errors
     /// [`SessionError::Internal`] when the configuration cannot be used.
     pub fn new(config: Arc<ServerConfig>) -> Result<Session, SessionError> {
-        Ok(Session {
-            connection: Connection::Rustls(Box::new(UnbufferedServerConnection::new(config)?)),
+        Ok(Session::begun(Side::Server(Box::new(UnbufferedServerConnection::new(config)?))))
+    }
+
+    /// A session with the server `name`. The `ClientHello` is appended to `outgoing`.
+    ///
+    /// # Errors
+    /// [`SessionError::Internal`] when the configuration cannot be used.
+    pub fn client(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<Session, SessionError> {
+        let connection = UnbufferedClientConnection::new(config, name)?;
+        let mut session = Session::begun(Side::Client(Box::new(connection)));
+        // What is to be said first is said without anything having come.
+        let _ = session.receive(&mut [], &mut [], outgoing)?;
+        Ok(session)
+    }
+
+    fn begun(side: Side) -> Session {
+        Session {
+            connection: Connection::Rustls(side),
             sizes: RecordSizes::young(),
             unread: Vec::new(),
             unread_taken: 0,
             held: 0,
             reading: Half::Open,
             writing: Half::Open,
-        })
+        }
     }
 
     /// Takes ciphertext: continues the handshake, decrypts data, notes the peer's close.
@@ -208,7 +229,7 @@ impl Session {
     }
 
     /// What rustls is shown next, given that it has looked at everything before `start`: before TLS 1.2 is open, one record
-    /// after the other, because in TLS 1.3 the first one behind the client's `Finished` is not for it.
+    /// after the other, because in TLS 1.3 the first one behind the peer's `Finished` is not for it.
     ///
     /// To be found out beforehand: rustls moves parts of messages together, over the headers between them.
     fn window(&self, incoming: &[u8], start: usize) -> Window {
@@ -218,7 +239,7 @@ impl Session {
     }
 
     /// Whether a handshake of TLS 1.3 is complete and all that it has to say has been said. rustls has then seen nothing
-    /// that came after the client's `Finished`, which ends its record (RFC 8446 §5.1).
+    /// that came after the peer's `Finished`, which ends its record (RFC 8446 §5.1).
     fn is_complete_tls13(&self) -> bool {
         let Connection::Rustls(connection) = &self.connection else { return false };
         let is_tls13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
@@ -229,7 +250,7 @@ impl Session {
         let Connection::Rustls(connection) = std::mem::replace(&mut self.connection, Connection::Lost) else {
             return Ok(());
         };
-        self.connection = match Tls13::take_over(*connection) {
+        self.connection = match Tls13::take_over(connection) {
             Ok(session) => Connection::Tls13(session),
             Err(error) => return Err(self.failed(error.into())),
         };
@@ -316,7 +337,7 @@ impl Session {
             Connection::Tls13(session) => session.send(&mut gather, sizes, outgoing),
             Connection::Rustls(connection) => {
                 let (outgoing, scratch) = outgoing.split_at_mut(outgoing.len() - scratch_bytes(plaintext));
-                with_write_traffic(connection, self.held, outgoing, |traffic, outgoing| {
+                connection.with_write_traffic(self.held, outgoing, |traffic, outgoing| {
                     let mut written = 0;
                     while let Some(piece) = gather.next_piece(sizes.next_max(), scratch) {
                         written += traffic.encrypt(piece, &mut outgoing[written..])?;
@@ -365,10 +386,10 @@ impl Session {
             Connection::Rustls(connection) => {
                 let start = outgoing.len();
                 outgoing.resize(start + CONTROL_BYTES_MAX, 0);
-                let close = |traffic: &mut WriteTraffic<'_, _>, outgoing: &mut [u8]| {
-                    traffic.queue_close_notify(outgoing)
-                };
-                let result = with_write_traffic(connection, self.held, &mut outgoing[start..], close);
+                let result =
+                    connection.with_write_traffic(self.held, &mut outgoing[start..], |traffic, outgoing| {
+                        traffic.queue_close_notify(outgoing)
+                    });
                 outgoing.truncate(start + result.unwrap_or(0));
             }
             Connection::Lost => {}
@@ -454,20 +475,9 @@ impl Session {
         let Connection::Rustls(connection) = &mut self.connection else {
             return Err(rustls::Error::HandshakeNotComplete);
         };
-        let UnbufferedStatus { discard, state } = connection.process_tls_records(incoming);
-        let mut step = Step { consumed: discard, produced: 0, is_blocked: false };
-        match state? {
-            ConnectionState::ReadTraffic(traffic) => {
-                let discard = read_records(traffic, plaintext, &mut step.produced, &mut self.unread)?;
-                step.consumed += discard;
-            }
-            ConnectionState::EncodeTlsData(data) => append(data, outgoing),
-            // What was appended to `outgoing` counts as sent: the caller does so in order.
-            ConnectionState::TransmitTlsData(transmit) => transmit.done(),
-            ConnectionState::PeerClosed | ConnectionState::Closed => self.reading = Half::Closed,
-            ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_) => step.is_blocked = true,
-            // Early data is not offered; rustls refuses it before it comes to this.
-            _ => return Err(rustls::Error::General("unexpected state of the TLS session".into())),
+        let step = connection.step(incoming, plaintext, outgoing, &mut self.unread)?;
+        if step.has_closed {
+            self.reading = Half::Closed;
         }
         Ok(step)
     }
@@ -490,12 +500,7 @@ impl Session {
         // As long as something is queued, rustls looks at no input; it must not: what it was given is
         // gone, and going on would trip over the same record again.
         if let Connection::Rustls(connection) = &mut self.connection {
-            while connection.wants_write() {
-                match connection.process_tls_records(&mut []).state {
-                    Ok(ConnectionState::EncodeTlsData(data)) => append(data, outgoing),
-                    _ => break,
-                }
-            }
+            connection.say_the_rest(outgoing);
         }
         let error = match error {
             // A client of TLS 1.2 that can verify no signature of ours: rustls has no kind for it.
@@ -586,86 +591,8 @@ struct Progress {
     produced: usize,
 }
 
-struct Step {
-    consumed: usize,
-    produced: usize,
-    is_blocked: bool,
-}
-
-/// Hands out the records that rustls has decrypted: one, at present. What does not fit goes to `unread`.
-fn read_records(
-    mut traffic: ReadTraffic<'_, '_, ServerConnectionData>,
-    plaintext: &mut [u8],
-    produced: &mut usize,
-    unread: &mut Vec<u8>,
-) -> Result<usize, rustls::Error> {
-    let mut discard = 0;
-    while let Some(record) = traffic.next_record() {
-        let record = record?;
-        discard += record.discard;
-        let room = &mut plaintext[*produced..];
-        let (fitting, rest) = record.payload.split_at(record.payload.len().min(room.len()));
-        room[..fitting.len()].copy_from_slice(fitting);
-        *produced += fitting.len();
-        unread.extend_from_slice(rest);
-    }
-    Ok(discard)
-}
-
-/// Calls `write` when rustls is ready to send data; what it has to send itself goes first.
-///
-/// `held` bytes are in use in the caller's `incoming`, which is not at hand here. rustls only looks at
-/// what lies behind them, so as many zeros do.
-fn with_write_traffic(
-    connection: &mut UnbufferedServerConnection,
-    held: usize,
-    outgoing: &mut [u8],
-    write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
-) -> Result<usize, SessionError> {
-    let mut stand_in = vec![0; held];
-    let mut written = 0;
-    loop {
-        let UnbufferedStatus { state, .. } = connection.process_tls_records(&mut stand_in);
-        match state? {
-            ConnectionState::WriteTraffic(mut traffic) => {
-                let data = write(&mut traffic, &mut outgoing[written..]);
-                return Ok(written + data.map_err(encryption_failed)?);
-            }
-            ConnectionState::EncodeTlsData(mut data) => {
-                written += data.encode(&mut outgoing[written..]).map_err(encoding_failed)?;
-            }
-            ConnectionState::TransmitTlsData(transmit) => transmit.done(),
-            ConnectionState::BlockedHandshake => return Err(SessionError::Handshaking),
-            _ => return Err(SessionError::Ended),
-        }
-    }
-}
-
-/// Appends a handshake message or an alert that rustls has encoded.
-fn append(mut data: EncodeTlsData<'_, ServerConnectionData>, outgoing: &mut Vec<u8>) {
-    // Asking with no room tells the length.
-    let Err(EncodeError::InsufficientSize(needed)) = data.encode(&mut []) else { return };
-    let start = outgoing.len();
-    outgoing.resize(start + needed.required_size, 0);
-    let encoded = data.encode(&mut outgoing[start..]);
-    debug_assert_eq!(encoded.ok(), Some(needed.required_size));
-}
-
-fn encryption_failed(error: EncryptError) -> SessionError {
-    match error {
-        EncryptError::EncryptExhausted => SessionError::KeyExhausted,
-        EncryptError::InsufficientSize(_) => {
-            SessionError::Internal(rustls::Error::General(error.to_string()))
-        }
-    }
-}
-
-fn encoding_failed(error: EncodeError) -> SessionError {
-    SessionError::Internal(rustls::Error::General(error.to_string()))
-}
-
 /// Whether a peer that should start a TLS handshake speaks plain text. The content types of TLS are 20
-/// to 23 (RFC 8446 §5.1); methods of HTTP start with a letter.
+/// to 23 (RFC 8446 §5.1); methods and versions of HTTP start with a letter.
 fn is_plain_text(incoming: &[u8]) -> bool {
     incoming.first().is_some_and(u8::is_ascii_alphabetic)
 }

@@ -11,6 +11,7 @@ fn upstream(weights: &[u32], balance: Balance) -> Upstream {
     let server = |weight: &u32| Server {
         name: String::new(),
         address: ServerAddress::Tcp(Vec::new()),
+        tls: None,
         weight: *weight,
         slots: Arc::default(),
     };

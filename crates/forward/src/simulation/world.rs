@@ -20,11 +20,12 @@ use super::{
     wire::Wire,
 };
 use crate::{
+    buffers::Buffers,
     environment::{Environment, within},
     limits::{TIMER_TICK, Timeouts},
-    snapshot::ServerAddress,
+    snapshot::{Server, ServerAddress},
     timers::{self, Timers},
-    transport::pipe::Pipe,
+    transport::{Transport as _, pipe::Pipe},
     turns::{Turn, Underway},
 };
 
@@ -296,10 +297,19 @@ impl Environment for Simulated {
         .await;
     }
 
-    async fn connect(&self, address: &ServerAddress, limit: Duration) -> io::Result<Wire> {
-        let ServerAddress::Tcp(addresses) = address else { return Err(io::ErrorKind::NotFound.into()) };
+    async fn connect(
+        &self,
+        server: &Server,
+        announcement: Option<&[u8]>,
+        _buffers: &Buffers,
+        limit: Duration,
+    ) -> io::Result<Wire> {
+        let ServerAddress::Tcp(addresses) = &server.address else { return Err(io::ErrorKind::NotFound.into()) };
         let server = usize::from(addresses[0].port());
-        within(self, limit, self.0.dial(server)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+        let dialled = within(self, limit, self.0.dial(server)).await;
+        let wire = dialled.unwrap_or(Err(io::ErrorKind::TimedOut.into()))?;
+        wire.write_all(announcement.unwrap_or_default()).await?;
+        Ok(wire)
     }
 
     fn is_quiet(&self, stream: &Wire) -> bool {

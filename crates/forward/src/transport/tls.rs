@@ -9,11 +9,11 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use ringfence_tls::{HELD_BYTES_MAX, ServerConfig, Session, SessionError, Version};
+use ringfence_tls::{ClientConfig, HELD_BYTES_MAX, ServerConfig, ServerName, Session, SessionError, Version};
 
 use super::Transport;
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     limits::{BULK_BUFFER_BYTES, KIB, RELAY_BUFFER_BYTES},
 };
 
-/// The server's side of a TLS connection.
+/// One side of a TLS connection.
 pub struct Tls<T> {
     inner: T,
     buffers: Buffers,
@@ -53,16 +53,26 @@ struct Outgoing {
 }
 
 impl<T: Transport> Tls<T> {
-    /// A session at its start.
+    /// The server's side of a session at its start.
     pub fn new(inner: T, config: Arc<ServerConfig>, buffers: Buffers) -> Result<Tls<T>, SessionError> {
-        let state = State {
-            session: Session::new(config)?,
-            incoming: None,
-            plaintext_waits: false,
-            outgoing: None,
-            control: Vec::new(),
-        };
-        Ok(Tls { inner, buffers, state: RefCell::new(state) })
+        Ok(Tls::begun(inner, Session::new(config)?, Vec::new(), buffers))
+    }
+
+    /// The client's side of a session with the server `name`, at its start.
+    pub fn client(
+        inner: T,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        buffers: Buffers,
+    ) -> Result<Tls<T>, SessionError> {
+        let mut hello = Vec::new();
+        let session = Session::client(config, name, &mut hello)?;
+        Ok(Tls::begun(inner, session, hello, buffers))
+    }
+
+    fn begun(inner: T, session: Session, control: Vec<u8>, buffers: Buffers) -> Tls<T> {
+        let state = State { session, incoming: None, plaintext_waits: false, outgoing: None, control };
+        Tls { inner, buffers, state: RefCell::new(state) }
     }
 
     /// Takes the handshake to its end. On failure the peer has been told by an alert, as far as it listens.
@@ -78,6 +88,13 @@ impl<T: Transport> Tls<T> {
     /// The connection underneath; what is written to it is in the clear.
     pub fn inner(&self) -> &T {
         &self.inner
+    }
+
+    /// Whether nothing is there to be read, not even the end or a part of a record. What the session keeps for itself, as
+    /// tickets that came since the last read, is taken out of the way.
+    pub fn is_quiet(&self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        self.poll_read(cx, &mut [0; 1]).is_pending() && self.state.borrow().incoming.is_none()
     }
 
     fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<Result<Version, HandshakeError>> {
@@ -187,8 +204,13 @@ impl<T: Transport> Transport for Tls<T> {
         self.inner.abort();
     }
 
+    fn expect_bulk(&self) {
+        self.inner.expect_bulk();
+    }
+
     fn rested(&self) {
         self.state.borrow_mut().session.rested();
+        self.inner.rested();
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 use ringfence_matrix::ServerName;
 use ringfence_tls::Certificate;
 
-use crate::config::{Config, Homeserver, Role, format_duration};
+use crate::{
+    config::{Config, Homeserver, Role, format_duration},
+    trust,
+};
 
 /// A certificate that ends sooner than this should have been renewed. Let's Encrypt's clients renew the 90 days
 /// of a certificate when 30 are left; half of that means that renewal has failed for a while.
@@ -36,6 +39,7 @@ pub(super) fn certificate_for<'a>(
 /// What works, but hardly as meant: one sentence each, with what to do.
 pub(super) fn warnings(config: &Config, certificates: &[Certificate], now: SystemTime) -> Vec<String> {
     let mut warnings = dates(certificates, now);
+    warnings.extend(trust::warnings(config));
     if config.listeners.iter().any(|listener| listener.tls) {
         warnings.extend(config.homeservers.iter().flat_map(|homeserver| uncovered(homeserver, certificates)));
     }

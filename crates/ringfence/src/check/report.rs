@@ -10,7 +10,7 @@ use ringfence_tls::Certificate;
 use super::coverage::{certificate_for, warnings};
 use crate::{
     config::{
-        AccessLog, Config, Homeserver, Listener, RateLimits, Role, Upstream, format_duration, format_size,
+        AccessLog, Authorities, Config, Homeserver, Listener, RateLimits, Role, Upstream, format_duration, format_size,
     },
     routing::{self, Site, Target},
 };
@@ -224,7 +224,13 @@ fn servers(upstream: &Upstream) -> String {
     };
     let cap = upstream.requests_max.map(|max| format!(", up to {max} requests each")).unwrap_or_default();
     let told = if upstream.send_proxy_protocol { ", told of clients by the PROXY protocol" } else { "" };
-    names.join(", ") + least + &cap + told
+    let verified = match (&upstream.authorities, upstream.speaks_tls()) {
+        (_, false) => String::new(),
+        (Authorities::System, true) => ", verified by the system's authorities".to_owned(),
+        (Authorities::File(file), true) => format!(", verified by {}", file.value.display()),
+        (Authorities::Nobody, true) => ", not verified".to_owned(),
+    };
+    names.join(", ") + &verified + least + &cap + told
 }
 
 fn join<T: ToString>(items: &[T]) -> String {

@@ -1,6 +1,6 @@
 //! `[[homeserver]]`: names, where they lead, and the discovery documents that say so.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use ringfence_matrix::{HTTPS_PORT, ServerName, client_document, object_document, server_document};
 
@@ -54,6 +54,9 @@ pub(crate) const SCHEMA: Schema = Schema {
              clients anyway.",
         ),
         upstream::KEY,
+        upstream::CA_KEY,
+        upstream::NAME_KEY,
+        upstream::VERIFY_KEY,
         upstream::BALANCE_KEY,
         upstream::REQUESTS_MAX_KEY,
         upstream::SEND_PROXY_PROTOCOL_KEY,
@@ -79,15 +82,15 @@ pub(crate) const SCHEMA: Schema = Schema {
 };
 
 impl Homeserver {
-    /// Reads one table; `None` where there is not enough to go on.
-    pub(crate) fn read(table: &Table<'_>) -> Option<Self> {
+    /// Reads one table; `None` where there is not enough to go on. Relative paths are meant from `folder`.
+    pub(crate) fn read(table: &Table<'_>, folder: &Path) -> Option<Self> {
         let advice = "add the part after the colon in its user ids, as in server_name = \"example.com\"";
         let server_name =
             table.required_string("server_name", advice).and_then(|text| name(table, "server_name", text));
         let public_host = table.string("public_host").and_then(|text| name(table, "public_host", text));
         let federation_host =
             table.string("federation_host").and_then(|text| name(table, "federation_host", text));
-        let upstream = upstream::read_required(table);
+        let upstream = upstream::read_required(table, folder);
         let given_client = document(table, "well_known_client");
         let given_server = document(table, "well_known_server");
         let well_known_support = document(table, "well_known_support");

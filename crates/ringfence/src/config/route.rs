@@ -1,5 +1,7 @@
 //! `[[route]]`: what else this proxy passes on, such as a web client or a bridge.
 
+use std::path::Path;
+
 use ringfence_matrix::ServerName;
 
 use super::{
@@ -35,6 +37,9 @@ pub(crate) const SCHEMA: Schema = Schema {
              `/bots`.",
         ),
         upstream::KEY,
+        upstream::CA_KEY,
+        upstream::NAME_KEY,
+        upstream::VERIFY_KEY,
         upstream::BALANCE_KEY,
         upstream::REQUESTS_MAX_KEY,
         upstream::SEND_PROXY_PROTOCOL_KEY,
@@ -48,8 +53,8 @@ pub(crate) const SCHEMA: Schema = Schema {
 };
 
 impl Route {
-    /// Reads one table; `None` where there is not enough to go on.
-    pub(crate) fn read(table: &Table<'_>) -> Option<Self> {
+    /// Reads one table; `None` where there is not enough to go on. Relative paths are meant from `folder`.
+    pub(crate) fn read(table: &Table<'_>, folder: &Path) -> Option<Self> {
         let hosts = hosts(table);
         let path = table.required_string("path", "add the path prefix that it is about, as in path = \"/\"");
         let path = path.and_then(|text| match path_fault(text.value) {
@@ -59,7 +64,7 @@ impl Route {
                 None
             }
         });
-        let upstream = upstream::read_required(table);
+        let upstream = upstream::read_required(table, folder);
         let body_bytes_max = table.optional_size("body_bytes_max", &BODY_BYTES);
         Some(Self { hosts, path: path?, upstream: upstream?, body_bytes_max })
     }

@@ -1,9 +1,13 @@
-//! Upstreams: where requests go, as URLs.
+//! Upstreams: where requests go, as URLs, and how servers over TLS are verified.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use ringfence_forward::{limits::SERVERS_OF_UPSTREAM_MAX, snapshot::Balance};
 use ringfence_matrix::ServerName;
+use ringfence_tls::ServerName as PeerName;
 
 use super::{
     limits::{REQUESTS, WEIGHT},
@@ -13,6 +17,9 @@ use super::{
 
 /// The port of an `http` URL that names none (RFC 9110 §4.2.1).
 const HTTP_PORT: u16 = 80;
+
+/// The port of an `https` URL that names none (RFC 9110 §4.2.2).
+const HTTPS_PORT: u16 = 443;
 
 /// Longest path of a Unix socket, in bytes: what `sockaddr_un` holds, without its final NUL (unix(7)).
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -26,13 +33,35 @@ pub(super) const SEND_PROXY_PROTOCOL_KEY: Key = Key::text(
      connection is one client's alone and is not kept for another request, so that each costs a connection more.",
 );
 
+/// The keys beside it that are about servers over TLS.
+pub(super) const CA_KEY: Key = Key::text(
+    "upstream_ca",
+    "file",
+    "the system's authorities",
+    "Authorities that vouch for an `https` upstream, in PEM, instead of those that the system trusts. A relative path is \
+     meant from the folder of the config file.",
+);
+pub(super) const NAME_KEY: Key = Key::text(
+    "upstream_name",
+    "host name or IP address",
+    "the host of the URL",
+    "The name that an `https` upstream is asked for (SNI), and that its certificate has to have.",
+);
+pub(super) const VERIFY_KEY: Key = Key::text(
+    "upstream_verify",
+    "`true` or `false`",
+    "true",
+    "`false` believes every certificate of an `https` upstream: who stands between can then read and change everything. For \
+     trying out; `upstream_ca` with the certificate of a private authority is as easy.",
+);
+
 /// The key that [`read_required`] reads.
 pub(crate) const KEY: Key = Key::text(
     "upstream",
     "URL, or `{ url = URL, weight = NUMBER }`, or a list of these",
     REQUIRED,
-    "Where its requests go: `http://HOST:PORT` or `unix:/PATH`, without a path behind it, because request targets pass \
-     unchanged. Several share the requests. One that refuses connections is passed over for 2 s, or \
+    "Where its requests go: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`, without a path behind it, because request \
+     targets pass unchanged. Several share the requests. One that refuses connections is passed over for 2 s, or \
      one that leaves three requests in a row without an answer; then one request tries it, and each failure doubles the time \
      to at most 1 min. When all are, all are tried.",
 );
@@ -71,13 +100,49 @@ pub(crate) struct Upstream {
     pub(crate) requests_max: Option<usize>,
     /// Whether each connection begins with a header of the PROXY protocol (version 2) that names its client.
     pub(crate) send_proxy_protocol: bool,
+    /// Who has to vouch for its servers over TLS.
+    pub(crate) authorities: Authorities,
+    /// The name that they have, if not that of their URL.
+    pub(crate) name: Option<PeerName<'static>>,
+}
+
+/// Who has to vouch for a server over TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Authorities {
+    /// Those that the system trusts.
+    System,
+    /// Those in a file.
+    File(At<PathBuf>),
+    /// Nobody.
+    Nobody,
+}
+
+impl Upstream {
+    /// Its servers over TLS, each with the name that its certificate has to have.
+    pub(crate) fn tls_name(&self, server: &Server) -> Option<PeerName<'static>> {
+        match server {
+            Server::Tcp { tls: true, host, .. } => self.name.clone().or_else(|| peer_name(host)),
+            Server::Tcp { .. } | Server::Unix(_) => None,
+        }
+    }
+
+    /// Whether one of its servers speaks TLS.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        self.servers.iter().any(|server| server.value.speaks_tls())
+    }
+}
+
+impl Server {
+    fn speaks_tls(&self) -> bool {
+        matches!(self, Server::Tcp { tls: true, .. })
+    }
 }
 
 /// One server, as configured. Names are not resolved yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
     /// A host name or address (IPv6 without brackets) and a port.
-    Tcp { host: String, port: u16 },
+    Tcp { tls: bool, host: String, port: u16 },
     /// A Unix stream socket.
     Unix(PathBuf),
 }
@@ -86,15 +151,21 @@ pub(crate) enum Server {
 impl fmt::Display for Server {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Server::Tcp { host, port } if host.contains(':') => write!(formatter, "[{host}]:{port}"),
-            Server::Tcp { host, port } => write!(formatter, "{host}:{port}"),
+            Server::Tcp { tls, host, port } => {
+                let scheme = if *tls { "https://" } else { "" };
+                match host.contains(':') {
+                    true => write!(formatter, "{scheme}[{host}]:{port}"),
+                    false => write!(formatter, "{scheme}{host}:{port}"),
+                }
+            }
             Server::Unix(path) => write!(formatter, "unix:{}", path.display()),
         }
     }
 }
 
 /// Reads the key `upstream`, which has to be there, and those that say how it is reached.
-pub(crate) fn read_required(table: &Table<'_>) -> Option<Upstream> {
+/// Relative paths are meant from `folder`.
+pub(crate) fn read_required(table: &Table<'_>, folder: &Path) -> Option<Upstream> {
     if !table.has("upstream") {
         let message = "no `upstream`; add where requests go, as in upstream = \"http://127.0.0.1:8008\"";
         table.note(table.place, format!("{} has {message}", table.heading()));
@@ -129,7 +200,14 @@ pub(crate) fn read_required(table: &Table<'_>) -> Option<Upstream> {
     let words = [("round-robin", Balance::RoundRobin), ("least-connections", Balance::LeastConnections)];
     let balance = table.word("balance", &words).map(|word| word.value).unwrap_or_default();
     let requests_max = usize::try_from(table.count("requests_max", &REQUESTS)).ok().filter(|max| *max > 0);
-    (!servers.is_empty()).then_some(Upstream { servers, weights, balance, requests_max, send_proxy_protocol })
+    let authorities = read_authorities(table, folder);
+    let name = table.string("upstream_name").and_then(|text| read_name(table, text));
+    let upstream =
+        Upstream { servers, weights, balance, requests_max, send_proxy_protocol, authorities, name };
+    if !upstream.servers.is_empty() {
+        check_tls(table, &upstream);
+    }
+    (!upstream.servers.is_empty()).then_some(upstream)
 }
 
 fn url_and_weight<'a>(entry: &Entry<'a>) -> Option<(At<&'a str>, u32)> {
@@ -144,29 +222,87 @@ fn url_and_weight<'a>(entry: &Entry<'a>) -> Option<(At<&'a str>, u32)> {
     }
 }
 
+fn read_authorities(table: &Table<'_>, folder: &Path) -> Authorities {
+    let file = table.string("upstream_ca");
+    let verifies = table.boolean("upstream_verify").is_none_or(|verify| verify.value);
+    match file {
+        Some(file) if file.value.is_empty() => {
+            table.note(file.place, "`upstream_ca` is empty; write the path of a file");
+            Authorities::System
+        }
+        Some(file) if !verifies => {
+            let message = "`upstream_ca` says who vouches for the upstream, and upstream_verify = false that nobody has to; \
+                 remove one of them";
+            table.note(file.place, message);
+            Authorities::System
+        }
+        Some(file) => Authorities::File(At { value: folder.join(file.value), place: file.place }),
+        None if verifies => Authorities::System,
+        None => Authorities::Nobody,
+    }
+}
+
+fn read_name(table: &Table<'_>, text: At<&str>) -> Option<PeerName<'static>> {
+    let name = peer_name(text.value);
+    if name.is_none() {
+        let message = format!(
+            "`upstream_name` is {:?}; write the host name or IP address that stands in the certificate",
+            text.value
+        );
+        table.note(text.place, message);
+    }
+    name
+}
+
+fn peer_name(text: &str) -> Option<PeerName<'static>> {
+    PeerName::try_from(text.to_owned()).ok()
+}
+
+/// Notes keys about TLS where nothing speaks it, and servers that no certificate can name.
+fn check_tls(table: &Table<'_>, upstream: &Upstream) {
+    for Key { name, .. } in [CA_KEY, NAME_KEY, VERIFY_KEY] {
+        if table.has(name) && !upstream.speaks_tls() {
+            let message = format!(
+                "`{name}` is about servers over TLS, and `upstream` names none; write https://HOST:PORT there, or remove it"
+            );
+            table.note(table.place_of(name), message);
+        }
+    }
+    for server in &upstream.servers {
+        if server.value.speaks_tls() && !table.has("upstream_name") && upstream.tls_name(&server.value).is_none() {
+            let message = format!(
+                "no certificate can be for the host of {}; set `upstream_name` to the name in its certificate",
+                server.value
+            );
+            table.note(server.place, message);
+        }
+    }
+}
+
 /// Reads one URL; the error says what is wrong and what to do.
 fn parse(text: &str) -> Result<Server, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return parse_socket_path(path);
     }
-    if text.starts_with("https://") {
-        return Err("upstreams over https are not supported yet; write http:// to a server on this machine or network".to_owned());
-    }
-    let Some(authority) = text.strip_prefix("http://") else {
-        return Err("the scheme is missing or unknown; write http://HOST:PORT or unix:/PATH".to_owned());
+    let schemes = [("http://", false, HTTP_PORT), ("https://", true, HTTPS_PORT)];
+    let known = schemes.iter().find_map(|(scheme, tls, port)| Some((*scheme, *tls, *port, text.strip_prefix(scheme)?)));
+    let Some((scheme, tls, default_port, authority)) = known else {
+        return Err(
+            "the scheme is missing or unknown; write http://HOST:PORT, https://HOST:PORT or unix:/PATH".to_owned()
+        );
     };
     if let Some(end) = authority.find(['/', '?', '#']) {
         return Err(format!(
-            "targets are passed on unchanged, so there is no path to add; write http://{}",
+            "targets are passed on unchanged, so there is no path to add; write {scheme}{}",
             &authority[..end]
         ));
     }
     if authority.contains('@') {
         return Err("it carries a user name; remove everything up to the @".to_owned());
     }
-    let name = ServerName::parse(authority).map_err(|error| format!("{error}; write http://HOST:PORT"))?;
+    let name = ServerName::parse(authority).map_err(|error| format!("{error}; write {scheme}HOST:PORT"))?;
     let host = name.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    Ok(Server::Tcp { host, port: name.port().unwrap_or(HTTP_PORT) })
+    Ok(Server::Tcp { tls, host, port: name.port().unwrap_or(default_port) })
 }
 
 fn parse_socket_path(path: &str) -> Result<Server, String> {
@@ -193,17 +329,21 @@ mod tests {
             ("http://[::1]:8008", "[::1]:8008"),
             ("http://synapse:8008", "synapse:8008"),
             ("http://synapse.internal", "synapse.internal:80"),
+            ("https://hs.internal:8448", "https://hs.internal:8448"),
+            ("https://hs.internal", "https://hs.internal:443"),
+            ("https://[::1]", "https://[::1]:443"),
             ("unix:/run/synapse/main.sock", "unix:/run/synapse/main.sock"),
         ] {
             assert_eq!(parse(text).unwrap().to_string(), name);
         }
-        assert_eq!(parse("http://[::1]:8008"), Ok(Server::Tcp { host: "::1".to_owned(), port: 8008 }));
+        assert_eq!(parse("http://[::1]:8008"), Ok(Server::Tcp { tls: false, host: "::1".to_owned(), port: 8008 }));
     }
 
     #[test]
     fn what_is_no_upstream_says_what_to_write() {
         for (text, advice) in [
-            ("https://127.0.0.1:8008", "not supported yet"),
+            ("https://127.0.0.1:8008/x", "write https://127.0.0.1:8008"),
+            ("https://", "write https://HOST:PORT"),
             ("127.0.0.1:8008", "write http://HOST:PORT"),
             ("h2c://127.0.0.1:8008", "write http://HOST:PORT"),
             ("", "write http://HOST:PORT"),

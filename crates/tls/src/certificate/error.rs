@@ -80,6 +80,11 @@ pub enum CertificateFault {
         /// What is in it instead.
         hint: &'static str,
     },
+    /// No PEM certificate in a file of authorities.
+    NoAuthority {
+        /// What is in it instead.
+        hint: &'static str,
+    },
     /// No PEM private key in the key file.
     NoKey {
         /// What is in it instead.
@@ -153,6 +158,10 @@ impl fmt::Display for CertificateFault {
             Self::NoCertificate { hint } => {
                 write!(formatter, "no PEM certificate in it ({hint}); `chain` wants BEGIN CERTIFICATE sections")
             }
+            Self::NoAuthority { hint } => write!(
+                formatter,
+                "no PEM certificate in it ({hint}); write those of the authorities as BEGIN CERTIFICATE sections"
+            ),
             Self::NoKey { hint } => {
                 write!(formatter, "no PEM private key in it ({hint}); `key` wants a BEGIN PRIVATE KEY section")
             }

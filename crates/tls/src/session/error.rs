@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use rustls::CertificateError;
+
 /// Why a session cannot go on. None can be recovered from: send what is in `outgoing`, then close.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -13,6 +15,9 @@ pub enum SessionError {
     /// The peer offers nothing that is supported here: protocol version, cipher suite, group,
     /// signature scheme or application protocol.
     Incompatible(rustls::Error),
+    /// The server's certificate does not verify: no authority that is trusted vouches for it, it is for other names, or its
+    /// time is over.
+    Certificate(rustls::Error),
     /// The peer ended the session by an alert (RFC 8446 §6.2), for instance because it does not
     /// trust the certificate.
     Alert(rustls::Error),
@@ -36,6 +41,7 @@ impl SessionError {
         match self {
             Self::PlainHttp
             | Self::Incompatible(_)
+            | Self::Certificate(_)
             | Self::Alert(_)
             | Self::Protocol(_)
             | Self::TooMuchHeld => true,
@@ -49,6 +55,7 @@ impl From<rustls::Error> for SessionError {
         use rustls::Error as Tls;
         match error {
             Tls::PeerIncompatible(_) | Tls::NoApplicationProtocol => Self::Incompatible(error),
+            Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented => Self::Certificate(error),
             Tls::AlertReceived(_) => Self::Alert(error),
             Tls::InappropriateMessage { .. }
             | Tls::InappropriateHandshakeMessage { .. }
@@ -66,6 +73,9 @@ impl fmt::Display for SessionError {
         match self {
             Self::PlainHttp => formatter.write_str("plain HTTP on a TLS port"),
             Self::Incompatible(error) => write!(formatter, "no common ground with the peer: {error}"),
+            Self::Certificate(error) => {
+                write!(formatter, "the certificate does not verify: {}", CertificateFault(error))
+            }
             Self::Alert(error) => write!(formatter, "the peer gave up: {error}"),
             Self::Protocol(error) => write!(formatter, "the peer broke the TLS protocol: {error}"),
             Self::TooMuchHeld => formatter.write_str("the peer sent an oversized handshake message"),
@@ -78,3 +88,28 @@ impl fmt::Display for SessionError {
 }
 
 impl Error for SessionError {}
+
+/// What is wrong with a certificate, in words: rustls has none for the commonest.
+struct CertificateFault<'a>(&'a rustls::Error);
+
+impl fmt::Display for CertificateFault<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rustls::Error::InvalidCertificate(fault) = self.0 else { return self.0.fmt(formatter) };
+        match fault {
+            CertificateError::UnknownIssuer => {
+                formatter.write_str("no authority that is trusted vouches for it")
+            }
+            CertificateError::Expired => formatter.write_str("its time is over"),
+            CertificateError::ExpiredContext { time, not_after } => {
+                let days = time.as_secs().saturating_sub(not_after.as_secs()) / SECONDS_A_DAY;
+                write!(formatter, "its time is over since {days} days")
+            }
+            CertificateError::NotValidYet => formatter.write_str("it is not valid yet"),
+            CertificateError::NotValidForName => formatter.write_str("it is for other names"),
+            other => other.fmt(formatter),
+        }
+    }
+}
+
+/// Seconds of a day, without leap seconds, which certificates do not know.
+const SECONDS_A_DAY: u64 = 86_400;

@@ -1,7 +1,7 @@
 //! The record layer of an open TLS 1.3 session (RFC 8446 §5), and what may still happen beside data: alerts (§6) and key
 //! updates (§4.6.3).
 //!
-//! rustls shakes hands and keeps the key schedule; from the client's `Finished` on, records are made and read here, because
+//! rustls shakes hands and keeps the key schedule and a client's tickets; from the peer's `Finished` on, records are made and read here, because
 //! rustls' unbuffered API puts each into memory of its own and copies it from there. Here a record is encrypted from where
 //! the plaintext is to where it is sent from, and decrypted from where it was received to where it is read; nothing is
 //! allocated. The cryptography is aws-lc's, as in rustls.
@@ -9,8 +9,9 @@
 //! What is refused, with which alert and which error, is what rustls 0.23 does, and where RFC 8446 asks for more, that.
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::server::ServerConnectionData;
 use rustls::{
     AlertDescription, ConnectionTrafficSecrets, ContentType, Error, ExtractedSecrets, HandshakeKind,
     HandshakeType, InvalidMessage, NamedGroup, PeerMisbehaved,
@@ -18,15 +19,41 @@ use rustls::{
 
 use super::SessionError;
 use super::records::{Gather, HEADER_BYTES, Piece, RECORD_PLAINTEXT_BYTES_MAX, RecordSizes};
+use super::side::Side;
 
 /// An open session of TLS 1.3.
 pub(super) struct Tls13 {
     reader: Reader,
     writer: Writer,
     /// Makes the next keys of each direction (RFC 8446 §7.2). Seldom used, hence apart.
-    schedule: Box<KernelConnection<ServerConnectionData>>,
+    schedule: Schedule,
     pub(super) group: Option<NamedGroup>,
     pub(super) resumed: bool,
+}
+
+/// What rustls keeps of the session. A client's also keeps the tickets that the server issues, for the next session.
+enum Schedule {
+    Server(Box<KernelConnection<ServerConnectionData>>),
+    Client(Box<KernelConnection<ClientConnectionData>>),
+}
+
+/// A key, and the number of the first record under it.
+type NextKey = (u64, ConnectionTrafficSecrets);
+
+impl Schedule {
+    fn update_rx_secret(&mut self) -> Result<NextKey, Error> {
+        match self {
+            Schedule::Server(schedule) => schedule.update_rx_secret(),
+            Schedule::Client(schedule) => schedule.update_rx_secret(),
+        }
+    }
+
+    fn update_tx_secret(&mut self) -> Result<NextKey, Error> {
+        match self {
+            Schedule::Server(schedule) => schedule.update_tx_secret(),
+            Schedule::Client(schedule) => schedule.update_tx_secret(),
+        }
+    }
 }
 
 /// What a record that came in was.
@@ -50,11 +77,19 @@ pub(super) struct Refusal {
 
 impl Tls13 {
     /// Takes over from rustls, once the handshake is complete and nothing is left to send.
-    pub(super) fn take_over(connection: UnbufferedServerConnection) -> Result<Tls13, Error> {
-        let group = connection.negotiated_key_exchange_group().map(|group| group.name());
-        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-        let (ExtractedSecrets { tx, rx }, schedule) = connection.dangerous_into_kernel_connection()?;
-        let suite = schedule.negotiated_cipher_suite();
+    pub(super) fn take_over(side: Side) -> Result<Tls13, Error> {
+        let group = side.negotiated_key_exchange_group().map(|group| group.name());
+        let resumed = side.handshake_kind() == Some(HandshakeKind::Resumed);
+        let (ExtractedSecrets { tx, rx }, suite, schedule) = match side {
+            Side::Server(connection) => {
+                let (secrets, schedule) = connection.dangerous_into_kernel_connection()?;
+                (secrets, schedule.negotiated_cipher_suite(), Schedule::Server(Box::new(schedule)))
+            }
+            Side::Client(connection) => {
+                let (secrets, schedule) = connection.dangerous_into_kernel_connection()?;
+                (secrets, schedule.negotiated_cipher_suite(), Schedule::Client(Box::new(schedule)))
+            }
+        };
         let records_max = suite.tls13().map_or(0, |suite| suite.common.confidentiality_limit);
         Ok(Tls13 {
             reader: Reader::new(Keys::new(rx)?),
@@ -63,7 +98,7 @@ impl Tls13 {
                 records_max: records_max.min(SEQUENCE_SOFT_MAX),
                 update: None,
             },
-            schedule: Box::new(schedule),
+            schedule,
             group,
             resumed,
         })
@@ -109,7 +144,11 @@ impl Tls13 {
         match content_type {
             ALERT if !content.is_empty() => self.reader.received_alert(content),
             HANDSHAKE if !content.is_empty() => {
-                if let Some(key_update) = self.reader.received_handshake(content)? {
+                let rest = match &mut self.schedule {
+                    Schedule::Server(_) => content,
+                    Schedule::Client(schedule) => self.reader.received_tickets(content, schedule)?,
+                };
+                if let Some(key_update) = self.reader.received_handshake(rest)? {
                     self.received_key_update(key_update)?;
                 }
                 Ok(Incoming::Nothing)
@@ -275,8 +314,11 @@ struct Reader {
     /// The beginning of a `KeyUpdate` whose rest is in the next record.
     handshake: [u8; KEY_UPDATE_BYTES],
     handshake_bytes: usize,
+    /// The beginning of a `NewSessionTicket` whose rest is in the next record. Empty nearly always, and at a server's end always.
+    ticket: Vec<u8>,
     empty_in_a_row: u8,
     key_updates_in_a_row: u8,
+    tickets_in_a_row: u8,
     warnings: u8,
 }
 
@@ -286,8 +328,10 @@ impl Reader {
             keys,
             handshake: [0; KEY_UPDATE_BYTES],
             handshake_bytes: 0,
+            ticket: Vec::new(),
             empty_in_a_row: 0,
             key_updates_in_a_row: 0,
+            tickets_in_a_row: 0,
             warnings: 0,
         }
     }
@@ -321,7 +365,8 @@ impl Reader {
             position.ok_or_else(|| Refusal::unexpected(PeerMisbehaved::IllegalTlsInnerPlaintext))?;
         let (content_type, content) = (opened[position], &opened[..position]);
         // §5.1: "Handshake messages MUST NOT be interleaved with other record types."
-        if self.handshake_bytes > 0 && content_type != HANDSHAKE {
+        let is_in_message = self.handshake_bytes > 0 || !self.ticket.is_empty();
+        if is_in_message && content_type != HANDSHAKE {
             return Err(Refusal::silent(PeerMisbehaved::MessageInterleavedWithHandshakeMessage));
         }
         Ok((content_type, content))
@@ -331,6 +376,7 @@ impl Reader {
         if bytes > 0 {
             self.empty_in_a_row = 0;
             self.key_updates_in_a_row = 0;
+            self.tickets_in_a_row = 0;
             return Ok(());
         }
         count(&mut self.empty_in_a_row, EMPTY_IN_A_ROW_MAX, PeerMisbehaved::TooManyEmptyFragments)
@@ -361,8 +407,46 @@ impl Reader {
         }
     }
 
-    /// The only message that a client may send after its `Finished` is a `KeyUpdate` (RFC 8446 §4.6); one that is complete
-    /// is returned, by what it asks for. It may be cut into records, but the last of these must end with it (§5.1), because
+    /// Hands the tickets at the start of `content` to rustls, for sessions to come (RFC 8446 §4.6.1), and returns what is left.
+    /// They may be cut into records.
+    fn received_tickets<'b>(
+        &mut self,
+        mut content: &'b [u8],
+        schedule: &mut KernelConnection<ClientConnectionData>,
+    ) -> Result<&'b [u8], Refusal> {
+        let begins = |content: &[u8]| content.first() == Some(&NEW_SESSION_TICKET);
+        if self.handshake_bytes > 0 {
+            return Ok(content);
+        }
+        while !self.ticket.is_empty() || begins(content) {
+            self.empty_in_a_row = 0;
+            let wanted = message_bytes(&self.ticket);
+            if wanted > TICKET_BYTES_MAX {
+                return Err(Refusal::silent(InvalidMessage::HandshakePayloadTooLarge));
+            }
+            let (part, rest) = content.split_at(content.len().min(wanted - self.ticket.len()));
+            self.ticket.extend_from_slice(part);
+            content = rest;
+            if self.ticket.len() < wanted {
+                break;
+            }
+            if self.ticket.len() == message_bytes(&self.ticket) {
+                let ticket = std::mem::take(&mut self.ticket);
+                // rustls has no kind for it, because it does not count them.
+                count(
+                    &mut self.tickets_in_a_row,
+                    TICKETS_IN_A_ROW_MAX,
+                    PeerMisbehaved::TooManyKeyUpdateRequests,
+                )?;
+                let kept = schedule.handle_new_session_ticket(&ticket[HANDSHAKE_HEADER_BYTES..]);
+                kept.map_err(|error| Refusal::new(error, AlertDescription::DecodeError))?;
+            }
+        }
+        Ok(content)
+    }
+
+    /// The only message that a client may send after its `Finished` is a `KeyUpdate` (RFC 8446 §4.6), and a server's only other
+    /// one is a ticket; one that is complete is returned, by what it asks for. It may be cut into records, but the last of these must end with it (§5.1), because
     /// what follows is under another key.
     fn received_handshake(&mut self, content: &[u8]) -> Result<Option<u8>, Refusal> {
         self.empty_in_a_row = 0;
@@ -371,6 +455,9 @@ impl Reader {
         self.handshake[self.handshake_bytes..][..part.len()].copy_from_slice(part);
         self.handshake_bytes += part.len();
         let message = &self.handshake[..self.handshake_bytes];
+        if message.is_empty() {
+            return Ok(None);
+        }
         if message[0] != KEY_UPDATE {
             return Err(Refusal::unexpected(Error::InappropriateHandshakeMessage {
                 expect_types: vec![HandshakeType::KeyUpdate],
@@ -516,6 +603,26 @@ const DATA: u8 = 23;
 /// Alert levels (RFC 8446 §6).
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
+
+/// How long a handshake message is, header included; only the header as long as that is not all there.
+fn message_bytes(message: &[u8]) -> usize {
+    let length = match message.first_chunk::<HANDSHAKE_HEADER_BYTES>() {
+        Some([_, high, middle, low]) => u32::from_be_bytes([0, *high, *middle, *low]) as usize,
+        None => 0,
+    };
+    HANDSHAKE_HEADER_BYTES + length
+}
+
+/// The type of a `NewSessionTicket` (RFC 8446 §4).
+const NEW_SESSION_TICKET: u8 = 4;
+/// Type and length of a handshake message (RFC 8446 §4), in bytes.
+const HANDSHAKE_HEADER_BYTES: usize = 4;
+/// Longest ticket with its header that is taken, in bytes: the bound of rustls for every handshake message. Tickets have some
+/// hundred bytes; with a client's certificate in them some thousand.
+const TICKET_BYTES_MAX: usize = 64 * 1024;
+/// Tickets without data between them, after which the next one is refused: servers send one to four, and each costs two
+/// derivations of a key.
+const TICKETS_IN_A_ROW_MAX: u8 = 32;
 
 /// The type of a `KeyUpdate` (RFC 8446 §4).
 const KEY_UPDATE: u8 = 24;

@@ -189,9 +189,9 @@ fn bad_names_say_why() {
 #[test]
 fn bad_upstreams_say_what_to_write() {
     for (value, place, advice) in [
-        ("\"https://127.0.0.1\"", "3:12", "https are not supported yet"),
+        ("\"https://127.0.0.1/_matrix\"", "3:12", "write https://127.0.0.1"),
         ("\"http://127.0.0.1:8008/_matrix\"", "3:12", "write http://127.0.0.1:8008"),
-        ("[\"http://a:1\", \"b:2\"]", "3:27", "write http://HOST:PORT or unix:/PATH"),
+        ("[\"http://a:1\", \"b:2\"]", "3:27", "write http://HOST:PORT, https://HOST:PORT or unix:/PATH"),
         ("[\"http://a:1\", \"http://a:1\"]", "3:27", "is listed twice; remove one"),
         ("[]", "3:12", "write at least one URL"),
         ("8008", "3:12", "write a string in quotes"),
