@@ -5,8 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 /// A certificate authority that lives as long as the test process.
 #[derive(Debug)]
@@ -109,6 +110,25 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// An origin's configuration with this certificate, for some protocol versions only, to be adjusted by the test.
+    #[must_use]
+    pub fn server_config_for(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("the key is PEM");
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions);
+        let builder = builder.expect("the provider has suites for these versions").with_no_client_auth();
+        let config = builder.with_single_cert(vec![self.der.clone()], key);
+        let mut config = config.expect("the key is that of the certificate");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config
+    }
+
+    /// The same for every version, ready to be used.
+    #[must_use]
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::new(self.server_config_for(rustls::ALL_VERSIONS))
+    }
+
     /// Writes `NAME.chain.pem` and `NAME.key.pem` into `folder` and returns both paths.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let chain = folder.join(format!("{name}.chain.pem"));

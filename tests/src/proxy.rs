@@ -34,6 +34,7 @@ pub struct ProxyBuilder {
     certificates: Vec<Vec<String>>,
     listeners: Vec<ListenerSpec>,
     environment: Vec<(String, String)>,
+    files: Vec<(String, String)>,
     has_admin: bool,
     has_own_binary: bool,
 }
@@ -91,6 +92,7 @@ impl Proxy {
             certificates: Vec::new(),
             listeners: vec![ListenerSpec::new("role = \"client\"", false, Place::v4())],
             environment: Vec::new(),
+            files: Vec::new(),
             has_admin: false,
             has_own_binary: false,
         }
@@ -428,11 +430,17 @@ impl ProxyBuilder {
         self
     }
 
+    /// Puts a file beside the configuration.
+    pub fn file(mut self, name: &str, content: &str) -> ProxyBuilder {
+        self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
     /// Starts it and waits until every listener listens.
     #[must_use]
     pub fn start(self) -> Proxy {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let certificates = self.write_certificates(folder.path());
+        let certificates = self.write_files(folder.path());
         fs::write(folder.path().join(CONFIG), self.config(folder.path()))
             .expect("the configuration is written");
         let binary = match self.has_own_binary {
@@ -466,13 +474,16 @@ impl ProxyBuilder {
     #[must_use]
     pub fn start_in_vain(self) -> Output {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let _ = self.write_certificates(folder.path());
+        let _ = self.write_files(folder.path());
         fs::write(folder.path().join(CONFIG), self.config(folder.path()))
             .expect("the configuration is written");
         ringfence(&["run", "--config", &folder.path().join(CONFIG).to_string_lossy()])
     }
 
-    fn write_certificates(&self, folder: &Path) -> Vec<crate::authority::Certificate> {
+    fn write_files(&self, folder: &Path) -> Vec<crate::authority::Certificate> {
+        for (name, content) in &self.files {
+            fs::write(folder.join(name), content).expect("a file in the temporary folder");
+        }
         let issue = |(index, names): (usize, &Vec<String>)| {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let certificate = Authority::shared().certificate(&names);

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::ClientConnection;
+use rustls::{ClientConnection, ConnectionCommon, ServerConfig, ServerConnection, SideData};
 use socket2::SockRef;
 
 use crate::message::{Framing, Head, Message};
@@ -59,13 +59,17 @@ pub enum Transport {
     Unix(UnixStream),
     /// The client's side of TLS over TCP.
     Tls(Box<ClientConnection>, TcpStream),
+    /// The server's side of TLS over TCP.
+    TlsServer(Box<ServerConnection>, TcpStream),
 }
 
 impl Wire {
     /// Takes over a connection.
     #[must_use]
     pub fn new(transport: Transport) -> Wire {
-        if let Transport::Tcp(stream) | Transport::Tls(_, stream) = &transport {
+        if let Transport::Tcp(stream) | Transport::Tls(_, stream) | Transport::TlsServer(_, stream) =
+            &transport
+        {
             let _ = stream.set_nodelay(true);
         }
         Wire { transport, buffer: Vec::new(), consumed: 0, patience: PATIENCE, record: None }
@@ -107,11 +111,11 @@ impl Wire {
             }
             Transport::Tls(session, stream) => {
                 stream.set_write_timeout(patience)?;
-                for piece in bytes.as_ref().chunks(TLS_PIECE_BYTES) {
-                    session.writer().write_all(piece)?;
-                    flush_tls(session, stream)?;
-                }
-                Ok(())
+                write_tls(session, stream, bytes.as_ref())
+            }
+            Transport::TlsServer(session, stream) => {
+                stream.set_write_timeout(patience)?;
+                write_tls(session, stream, bytes.as_ref())
             }
         }
     }
@@ -139,6 +143,10 @@ impl Wire {
                 session.send_close_notify();
                 flush_tls(session, stream).and_then(|()| stream.shutdown(Shutdown::Write))
             }
+            Transport::TlsServer(session, stream) => {
+                session.send_close_notify();
+                flush_tls(session, stream).and_then(|()| stream.shutdown(Shutdown::Write))
+            }
         };
     }
 
@@ -150,9 +158,47 @@ impl Wire {
         }
     }
 
+    /// Ends TCP in this direction without the `close_notify` that TLS wants before it.
+    pub fn truncate(&mut self) {
+        if let Transport::Tls(_, stream) | Transport::TlsServer(_, stream) = &self.transport {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Goes on as the server of a TLS session; what has come and was not taken belongs to it. The handshake is shaken with the
+    /// next read.
+    pub fn accept_tls(&mut self, config: &Arc<ServerConfig>) {
+        let Transport::Tcp(stream) = &self.transport else { panic!("TLS is spoken over TCP") };
+        let stream = stream.try_clone().expect("a descriptor can be doubled");
+        let mut session =
+            ServerConnection::new(Arc::clone(config)).expect("a configuration that can be used");
+        let taken = self.take(self.unread().len());
+        // Reading nothing would be the end.
+        if !taken.is_empty() {
+            session.read_tls(&mut &taken[..]).expect("memory can be read");
+            let _ = session.process_new_packets();
+        }
+        self.transport = Transport::TlsServer(Box::new(session), stream);
+    }
+
+    /// Sends what the server's session has to say of its own accord.
+    pub fn flush_tls(&mut self) {
+        if let Transport::TlsServer(session, stream) = &mut self.transport {
+            let _ = flush_tls(session, stream);
+        }
+    }
+
+    /// The server's session after [`accept_tls`](Wire::accept_tls).
+    pub fn server_session(&mut self) -> &mut ServerConnection {
+        let Transport::TlsServer(session, _) = &mut self.transport else { panic!("TLS is not spoken here") };
+        session
+    }
+
     /// Resets the connection: the peer sees `ECONNRESET` instead of an end.
     pub fn reset(self) {
-        if let Transport::Tcp(stream) | Transport::Tls(_, stream) = &self.transport {
+        if let Transport::Tcp(stream) | Transport::Tls(_, stream) | Transport::TlsServer(_, stream) =
+            &self.transport
+        {
             SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("lingering can be set");
         }
     }
@@ -375,6 +421,10 @@ fn read_some(transport: &mut Transport, buffer: &mut [u8], deadline: Instant) ->
                 let set = stream.set_read_timeout(left);
                 set.and_then(|()| read_tls(session, stream, buffer))
             }
+            Transport::TlsServer(session, stream) => {
+                let set = stream.set_read_timeout(left);
+                set.and_then(|()| read_tls(session, stream, buffer))
+            }
         };
         match read {
             Ok(0) => return Err(End::Closed),
@@ -389,7 +439,11 @@ fn read_some(transport: &mut Transport, buffer: &mut [u8], deadline: Instant) ->
     }
 }
 
-fn read_tls(session: &mut ClientConnection, stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_tls<D: SideData>(
+    session: &mut ConnectionCommon<D>,
+    stream: &mut TcpStream,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
     loop {
         match session.reader().read(buffer) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -405,7 +459,19 @@ fn read_tls(session: &mut ClientConnection, stream: &mut TcpStream, buffer: &mut
     }
 }
 
-fn flush_tls(session: &mut ClientConnection, stream: &mut TcpStream) -> io::Result<()> {
+fn write_tls<D: SideData>(
+    session: &mut ConnectionCommon<D>,
+    stream: &mut TcpStream,
+    bytes: &[u8],
+) -> io::Result<()> {
+    for piece in bytes.chunks(TLS_PIECE_BYTES) {
+        session.writer().write_all(piece)?;
+        flush_tls(session, stream)?;
+    }
+    Ok(())
+}
+
+fn flush_tls<D: SideData>(session: &mut ConnectionCommon<D>, stream: &mut TcpStream) -> io::Result<()> {
     while session.wants_write() {
         session.write_tls(stream)?;
     }

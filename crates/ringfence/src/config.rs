@@ -106,7 +106,8 @@ fn read(file: &Path, root: &Table<'_>) -> Config {
     if homeservers.is_empty() {
         root.note(Place::FILE, "no [[homeserver]]; add one with `server_name` and `upstream`");
     }
-    let homeservers: Vec<_> = homeservers.iter().filter_map(|table| Homeserver::read(table, folder)).collect();
+    let homeservers: Vec<_> =
+        homeservers.iter().filter_map(|table| Homeserver::read(table, folder)).collect();
     homeserver::check_claims(root, &homeservers);
 
     let listeners = read_listeners(root);

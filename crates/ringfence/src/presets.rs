@@ -15,7 +15,9 @@ use bytes::Bytes;
 use ringfence_forward::{
     limits,
     respond::{Answer, Refusal, RefusalAnswers},
-    snapshot::{self, Action, ClassLimit, MethodMatch, PathMatch, Rate, Rule, ServerAddress, ServerTls, Snapshot},
+    snapshot::{
+        self, Action, ClassLimit, MethodMatch, PathMatch, Rate, Rule, ServerAddress, ServerTls, Snapshot,
+    },
 };
 use ringfence_matrix::{
     CORS_FIELD_LINES, EndpointClass, ErrorCode, JSON_FIELD_LINE, RETRY_CORS_FIELD_LINE, body, is_admin,
@@ -147,10 +149,12 @@ fn speak_tls(
     before: Option<&Snapshot>,
 ) -> Result<(), Problems> {
     let clients = trust::clients(config, before)?;
-    for ((upstream, configured), client) in upstreams.iter_mut().zip(routing::upstreams(config)).zip(clients) {
+    for ((upstream, configured), client) in upstreams.iter_mut().zip(routing::upstreams(config)).zip(clients)
+    {
         for (server, configured_server) in upstream.servers.iter_mut().zip(&configured.servers) {
             let name = configured.tls_name(&configured_server.value);
-            server.tls = client.clone().zip(name).map(|(client, name)| Arc::new(ServerTls::new(client, name)));
+            server.tls =
+                client.clone().zip(name).map(|(client, name)| Arc::new(ServerTls::new(client, name)));
         }
     }
     trust::warnings(config).for_each(|warning| tracing::warn!("{warning}"));

@@ -45,11 +45,9 @@ pub(crate) fn clients(
             Authorities::Nobody => Ok(Trust::Everybody),
         };
         let place = upstream.servers[0].place;
-        let client = trust.and_then(|trust| {
-            match known.iter().find(|client| *client.trust() == trust) {
-                Some(client) => Ok(client.clone()),
-                None => Client::new(trust).map(Arc::new).map_err(|error| (place, error)),
-            }
+        let client = trust.and_then(|trust| match known.iter().find(|client| *client.trust() == trust) {
+            Some(client) => Ok(client.clone()),
+            None => Client::new(trust).map(Arc::new).map_err(|error| (place, error)),
         });
         let client = client.map_err(|(place, error)| {
             let message = format!(

@@ -304,7 +304,9 @@ impl Environment for Simulated {
         _buffers: &Buffers,
         limit: Duration,
     ) -> io::Result<Wire> {
-        let ServerAddress::Tcp(addresses) = &server.address else { return Err(io::ErrorKind::NotFound.into()) };
+        let ServerAddress::Tcp(addresses) = &server.address else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
         let server = usize::from(addresses[0].port());
         let dialled = within(self, limit, self.0.dial(server)).await;
         let wire = dialled.unwrap_or(Err(io::ErrorKind::TimedOut.into()))?;

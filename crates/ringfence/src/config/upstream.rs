@@ -269,7 +269,10 @@ fn check_tls(table: &Table<'_>, upstream: &Upstream) {
         }
     }
     for server in &upstream.servers {
-        if server.value.speaks_tls() && !table.has("upstream_name") && upstream.tls_name(&server.value).is_none() {
+        if server.value.speaks_tls()
+            && !table.has("upstream_name")
+            && upstream.tls_name(&server.value).is_none()
+        {
             let message = format!(
                 "no certificate can be for the host of {}; set `upstream_name` to the name in its certificate",
                 server.value
@@ -285,10 +288,13 @@ fn parse(text: &str) -> Result<Server, String> {
         return parse_socket_path(path);
     }
     let schemes = [("http://", false, HTTP_PORT), ("https://", true, HTTPS_PORT)];
-    let known = schemes.iter().find_map(|(scheme, tls, port)| Some((*scheme, *tls, *port, text.strip_prefix(scheme)?)));
+    let known = schemes
+        .iter()
+        .find_map(|(scheme, tls, port)| Some((*scheme, *tls, *port, text.strip_prefix(scheme)?)));
     let Some((scheme, tls, default_port, authority)) = known else {
         return Err(
-            "the scheme is missing or unknown; write http://HOST:PORT, https://HOST:PORT or unix:/PATH".to_owned()
+            "the scheme is missing or unknown; write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+                .to_owned(),
         );
     };
     if let Some(end) = authority.find(['/', '?', '#']) {
@@ -336,7 +342,10 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap().to_string(), name);
         }
-        assert_eq!(parse("http://[::1]:8008"), Ok(Server::Tcp { tls: false, host: "::1".to_owned(), port: 8008 }));
+        assert_eq!(
+            parse("http://[::1]:8008"),
+            Ok(Server::Tcp { tls: false, host: "::1".to_owned(), port: 8008 })
+        );
     }
 
     #[test]

@@ -99,6 +99,9 @@ impl fmt::Display for CertificateFault<'_> {
             CertificateError::UnknownIssuer => {
                 formatter.write_str("no authority that is trusted vouches for it")
             }
+            CertificateError::BadSignature => {
+                formatter.write_str("its signature is not that of the authority that it names")
+            }
             CertificateError::Expired => formatter.write_str("its time is over"),
             CertificateError::ExpiredContext { time, not_after } => {
                 let days = time.as_secs().saturating_sub(not_after.as_secs()) / SECONDS_A_DAY;

@@ -1,6 +1,7 @@
 //! Sessions against rustls' own client (its buffered API), over memory. The pump below plays the part
 //! of two TCP streams that cut wherever the test says.
 
+mod client;
 mod closing;
 mod data;
 mod forger;
