@@ -64,7 +64,8 @@ pub struct Timeouts {
     pub header_read: Duration,
     /// Silence between two requests on a connection. nginx's 75 s, so that clients tuned to it find the same.
     pub keep_alive_idle: Duration,
-    /// From dialling an upstream server to an established connection. It is near; more means it is down.
+    /// From dialling an upstream server to an established connection, its TLS handshake included. It is near; more means it is
+    /// down.
     pub upstream_connect: Duration,
     /// How long a request waits for a server to have room. Clients give up after 10 s and more; who is told sooner comes again.
     pub queue: Duration,

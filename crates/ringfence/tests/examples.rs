@@ -104,6 +104,7 @@ fn check(config: &str) -> Output {
     fs::write(folder.path().join("key.pem"), signing_key.serialize_pem()).unwrap();
     let lines = config.lines().map(|line| match line.split_once(" = \"/etc/") {
         Some((key @ ("chain" | "key"), _)) => format!("{key} = \"{key}.pem\"\n"),
+        Some((key @ "upstream_ca", _)) => format!("{key} = \"chain.pem\"\n"),
         _ => format!("{line}\n"),
     });
     let file = folder.path().join("ringfence.toml");

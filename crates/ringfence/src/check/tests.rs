@@ -152,18 +152,27 @@ fn a_file_that_serves_nothing_is_warned_about() {
 fn faults_of_the_machine_are_told_all_at_once() {
     // Too long for a label, which the resolver refuses without asking anyone.
     let name = "a".repeat(64);
-    let text = FILE.replace("\"chain.pem\"", "\"absent.pem\"").replace("127.0.0.1:8008", &name);
+    let upstream = "unix:/run/chat.sock\"";
+    let text = FILE
+        .replace("\"chain.pem\"", "\"absent.pem\"")
+        .replace("127.0.0.1:8008", &name)
+        .replace(upstream, "https://127.0.0.1:1\"\nupstream_ca = \"no-ca.pem\"");
     let folder = folder(&["example.com"], &text);
     let config = config::load(&folder.path().join("ringfence.toml")).unwrap();
     let problems = look_around(&config).unwrap_err().to_string();
     let lines: Vec<_> = problems.lines().collect();
-    assert_eq!(lines.len(), 2, "{problems}");
+    assert_eq!(lines.len(), 3, "{problems}");
     assert!(
         lines[0].contains(&format!("ringfence.toml:6:12: upstream {name}:80 has no address")),
         "{problems}"
     );
     assert!(
         lines[1].contains("ringfence.toml:7:1: ") && lines[1].contains("absent.pem: cannot be read"),
+        "{problems}"
+    );
+    assert!(
+        lines[2].contains("ringfence.toml:20:15: `upstream_ca`: ")
+            && lines[2].contains("no-ca.pem: cannot be read"),
         "{problems}"
     );
 }

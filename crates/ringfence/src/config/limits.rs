@@ -81,7 +81,8 @@ bounds! {
     /// Silence between two requests on a connection. nginx's 75 s: clients tuned to it find the same.
     pub(crate) const KEEP_ALIVE_IDLE: Bound<Duration> = Bound { default: secs(75), min: SHORTEST, max: mins(60) };
 
-    /// From dialling an upstream to an established connection. It is near; more means that it is down.
+    /// From dialling an upstream to an established connection, its TLS handshake included. It is near; more means that it is
+    /// down.
     pub(crate) const UPSTREAM_CONNECT: Bound<Duration> = Bound { default: secs(3), min: SHORTEST, max: mins(1) };
 
     /// How long a request waits for a server to have room, where `requests_max` caps. Most clients wait longer, and who is

@@ -36,7 +36,7 @@ strict_host = true
 workers = "four"
 [[homeserver]]
 server_name = "https://example.com"
-upstream = "https://127.0.0.1:8008"
+upstream = "127.0.0.1:8008"
 [[listener]]
 address = "443"
 [limits]
@@ -198,6 +198,24 @@ fn bad_upstreams_say_what_to_write() {
     ] {
         let fault = homeserver_fault(&format!("server_name = \"a.example\"\nupstream = {value}"));
         assert!(fault.starts_with(place) && fault.contains(advice), "{fault}");
+    }
+}
+
+#[test]
+fn keys_about_tls_that_do_not_fit_the_upstream_are_told() {
+    for (value, key, advice) in [
+        ("http://h", "upstream_ca = \"ca.pem\"", "names none; write https://HOST:PORT there, or remove it"),
+        ("http://h", "upstream_name = \"a.example\"", "names none; write https://"),
+        ("unix:/x", "upstream_verify = true", "names none; write https://"),
+        ("https://h", "upstream_ca = \"\"", "is empty; write the path of a file"),
+        ("https://h", "upstream_ca = 1", "write a string in quotes"),
+        ("https://h", "upstream_name = \"a b\"", "write the host name or IP address"),
+        ("https://h", "upstream_name = \"a.example:443\"", "write the host name or IP address"),
+        ("https://h", "upstream_verify = \"no\"", "write true or false"),
+        ("https://h", "upstream_ca = \"ca.pem\"\nupstream_verify = false", "remove one of them"),
+    ] {
+        let fault = homeserver_fault(&format!("server_name = \"a.example\"\nupstream = \"{value}\"\n{key}"));
+        assert!(fault.starts_with("4:") && fault.contains(advice), "{key}: {fault}");
     }
 }
 

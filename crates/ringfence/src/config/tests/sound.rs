@@ -64,9 +64,12 @@ role = "redirect"
 [[route]]
 hosts = ["Example.COM"]
 path = "/"
-upstream = [{ url = "http://127.0.0.1:8080", weight = 3 }, "http://127.0.0.1:8081"]
+upstream = [{ url = "https://chat.internal", weight = 3 }, "http://127.0.0.1:8081"]
 balance = "least-connections"
 requests_max = 200
+upstream_ca = "chat.pem"
+upstream_name = "other.internal"
+upstream_verify = true
 send_proxy_protocol = true
 body_bytes_max = "100 MiB"
 
@@ -225,6 +228,12 @@ fn listeners_certificates_and_routes_are_read() {
     let [route] = &config.routes[..] else { panic!("{config:?}") };
     assert_eq!((route.hosts.join(","), route.path.value.as_str()), ("example.com".to_owned(), "/"));
     assert_eq!(route.body_bytes_max, Some(104_857_600));
+    let Authorities::File(file) = &route.upstream.authorities else { panic!("{route:?}") };
+    assert_eq!(file.value, Path::new("/etc/ringfence/chat.pem"));
+    let name = |index: usize| route.upstream.tls_name(&route.upstream.servers[index].value);
+    assert_eq!((name(0), name(1)), ("other.internal".try_into().ok(), None));
+    assert!(route.upstream.speaks_tls() && !config.homeservers[0].upstream.speaks_tls());
+    assert_eq!(config.homeservers[0].upstream.authorities, Authorities::System);
     let (of_homeserver, of_route) = (&config.homeservers[0].upstream, &route.upstream);
     assert!(of_route.send_proxy_protocol && !of_homeserver.send_proxy_protocol);
     assert_eq!((of_route.balance, of_homeserver.balance), (Balance::LeastConnections, Balance::RoundRobin));
