@@ -235,6 +235,23 @@ fn tickets_that_come_late_do_not_cost_the_connection() {
 }
 
 #[test]
+fn an_idle_connection_is_closed_in_order_and_one_in_use_is_cut() {
+    let config = certificate().server_config();
+    let origin = each(config, |peer| peer.serve(&|_: &Message| message::ok("here")));
+    let proxy = proxy_to(&origin).timeouts("upstream_idle = \"100ms\"").start();
+    assert_eq!(proxy.client().get("/_matrix/x").text(), "here");
+    let ended = origin.connection(1).end_within(PATIENCE).map(|(_, end)| end);
+    assert_eq!(ended, Some(End::Closed));
+
+    let mut client = proxy.client();
+    client.send("POST /_matrix/x HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nhalf of it");
+    wait_until("the half", PATIENCE, || origin.connection(2).text().ends_with("half of it"));
+    client.reset();
+    let ended = origin.connection(2).end_within(PATIENCE).map(|(_, end)| end);
+    assert!(matches!(ended, Some(End::Truncated | End::Reset)), "{ended:?}");
+}
+
+#[test]
 fn an_origin_that_never_shakes_hands_is_given_up_in_time() {
     let origin = Origin::each(|peer| drop(peer.end()));
     let proxy = proxy_to(&origin).timeouts("upstream_connect = \"500ms\"").start();

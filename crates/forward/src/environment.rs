@@ -254,9 +254,8 @@ impl Ring {
         self.give_way(Turn::Handshake).await;
         let (config, name) = (tls.client.config(), tls.name.clone());
         let client = Tls::client(socket, config, name, buffers.clone()).map_err(io::Error::other)?;
-        let client = Box::new(client);
         match client.handshake().await {
-            Ok(_) => Ok(UpstreamStream::Tls(client)),
+            Ok(_) => Ok(UpstreamStream::over_tls(client)),
             Err(HandshakeError::Io(error)) => Err(error),
             Err(HandshakeError::Session(error)) => {
                 if let SessionError::Certificate(_) = error

@@ -1,8 +1,9 @@
 //! A connection to an upstream server: a socket, or TLS over one.
 
 use std::{
+    cell::Cell,
     io::{self, IoSlice},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -13,10 +14,32 @@ pub enum UpstreamStream {
     /// The bytes of the socket are those of the exchange.
     Plain(Socket),
     /// Boxed: plain connections should not have the room for it.
-    Tls(Box<Tls<Socket>>),
+    Tls(Box<OverTls>),
+}
+
+/// A TLS session with a server.
+pub struct OverTls {
+    tls: Tls<Socket>,
+    /// Nothing was sent since the connection has rested: no exchange is cut when it ends.
+    is_idle: Cell<bool>,
+}
+
+impl Drop for OverTls {
+    /// An idle connection is closed in order (RFC 8446 §6.1): the server need not take it for cut. One in use is cut.
+    fn drop(&mut self) {
+        if self.is_idle.get() {
+            // What the kernel does not take at once is not worth a wait.
+            let _ = self.tls.poll_close_write(&mut Context::from_waker(Waker::noop()));
+        }
+    }
 }
 
 impl UpstreamStream {
+    /// After the handshake.
+    pub fn over_tls(tls: Tls<Socket>) -> UpstreamStream {
+        UpstreamStream::Tls(Box::new(OverTls { tls, is_idle: Cell::new(true) }))
+    }
+
     /// Whether nothing has come by now that an exchange would read: a look at the socket itself, one system call where
     /// nothing has come at all.
     ///
@@ -24,7 +47,7 @@ impl UpstreamStream {
     pub fn is_quiet(&self) -> bool {
         match self {
             UpstreamStream::Plain(socket) => socket.is_quiet(),
-            UpstreamStream::Tls(tls) => looking_at_sockets(|| tls.is_quiet()),
+            UpstreamStream::Tls(session) => looking_at_sockets(|| session.tls.is_quiet()),
         }
     }
 }
@@ -33,7 +56,10 @@ macro_rules! either {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream {
             UpstreamStream::Plain($inner) => $call,
-            UpstreamStream::Tls($inner) => $call,
+            UpstreamStream::Tls(session) => {
+                let $inner = &session.tls;
+                $call
+            }
         }
     };
 }
@@ -48,6 +74,9 @@ impl Transport for UpstreamStream {
     }
 
     fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let UpstreamStream::Tls(session) = self {
+            session.is_idle.set(false);
+        }
         either!(self, stream => stream.poll_write(cx, slices))
     }
 
@@ -84,6 +113,9 @@ impl Transport for UpstreamStream {
     }
 
     fn rested(&self) {
+        if let UpstreamStream::Tls(session) = self {
+            session.is_idle.set(true);
+        }
         either!(self, stream => stream.rested());
     }
 }
