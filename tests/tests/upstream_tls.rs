@@ -1,5 +1,8 @@
 //! Upstreams over TLS: who is believed, what is asked for, and that the exchange is otherwise the same.
 
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
@@ -383,6 +386,77 @@ fn broken_files_of_authorities_are_told_and_change_nothing() {
             assert!(told.contains("upstream_ca") && told.contains(why) && told.contains("ca.pem"), "{told}");
         }
         assert_eq!(proxy.client().get("/_matrix/x").text(), format!("{ORIGIN} full 0"));
+    }
+}
+
+/// Another implementation of TLS, with its own idea of when tickets come.
+#[test]
+fn nginx_behind_is_spoken_to_in_both_versions() {
+    for (version, told) in [("TLSv1.2", "TLSv1.2"), ("TLSv1.3", "TLSv1.3")] {
+        let place = Place::v4();
+        let Some(_nginx) = Nginx::start(place.address(), version) else { return };
+        let proxy = Proxy::builder().upstream(&format!("https://{}", place.address()));
+        let proxy = proxy.file("ca.pem", &Authority::shared().pem());
+        let proxy = proxy.extra(&format!("upstream_ca = \"ca.pem\"\nupstream_name = \"{ORIGIN}\"")).start();
+        let mut client = proxy.client();
+        let mut answers = Vec::new();
+        for target in ["/_matrix/x", "/_matrix/x", "/_matrix/close", "/_matrix/x"] {
+            answers.push(client.get(target).text());
+        }
+        let full = format!("{told} . {ORIGIN}");
+        let resumed = format!("{told} r {ORIGIN}");
+        assert_eq!(answers, [full.as_str(), full.as_str(), full.as_str(), resumed.as_str()]);
+        let large = pattern(MIB);
+        let head = format!("PUT /_matrix/put HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {MIB}\r\n\r\n");
+        let sending = client.send_in_background([head.as_bytes(), &large].concat());
+        assert_eq!(client.response_to("PUT").status(), 201);
+        sending.join().expect("the thread ends").expect("the proxy takes it");
+        assert!(client.get("/_matrix/put").body == large, "{version}: what was put is there");
+    }
+}
+
+/// nginx of this machine, stopped when it is dropped.
+struct Nginx(Child, #[allow(dead_code, reason = "kept until the end")] tempfile::TempDir);
+
+impl Nginx {
+    /// `None` where there is none.
+    fn start(address: SocketAddr, version: &str) -> Option<Nginx> {
+        let program = Path::new("/usr/sbin/nginx");
+        if !program.exists() {
+            println!("skipped: there is no {} on this machine", program.display());
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (chain, key) = certificate().write(folder.path(), "nginx");
+        let at = folder.path().display();
+        let (chain, key) = (chain.display(), key.display());
+        let told = "\"$ssl_protocol $ssl_session_reused $ssl_server_name\"";
+        let config = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log stderr;\n\
+             events {{ worker_connections 64; }}\n\
+             http {{ access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;\n\
+             fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;\n\
+             client_max_body_size 10m;\n\
+             server {{ listen {address} ssl reuseport; ssl_certificate {chain}; ssl_certificate_key {key};\n\
+             ssl_protocols {version}; ssl_session_cache shared:s:1m;\n\
+             location / {{ return 200 {told}; }}\n\
+             location /_matrix/close {{ keepalive_timeout 0; return 200 {told}; }}\n\
+             location /_matrix/put {{ root {at}/files; dav_methods PUT; create_full_put_path on; }} }} }}\n"
+        );
+        let file = folder.path().join("config");
+        std::fs::write(&file, config).expect("a file");
+        let mut command = Command::new(program);
+        command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null());
+        let nginx = Nginx(command.spawn().expect("it starts"), folder);
+        wait_until("nginx that listens", PATIENCE, || TcpStream::connect(address).is_ok());
+        Some(nginx)
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

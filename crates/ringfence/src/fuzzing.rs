@@ -55,13 +55,13 @@ fn is_problem(text: &str, line: &str) -> bool {
 
 fn check_config(config: &Config) {
     let servers = || routing::upstreams(config).flat_map(|upstream| &upstream.servers);
-    let is_address = |server: &UpstreamServer| match server {
-        UpstreamServer::Tcp { host, .. } => host.parse::<IpAddr>().is_ok(),
+    let is_at_hand = |server: &UpstreamServer| match server {
+        UpstreamServer::Tcp { tls, host, .. } => !tls && host.parse::<IpAddr>().is_ok(),
         UpstreamServer::Unix(_) => true,
     };
     assert!(servers().next().is_some() && !config.listeners.is_empty(), "it serves nothing");
-    // Names would be looked up.
-    if servers().all(|server| is_address(&server.value)) {
+    // Names would be looked up, and files of authorities read.
+    if servers().all(|server| is_at_hand(&server.value)) {
         let snapshot =
             presets::snapshot(config, vec![certificate()], None).expect("no file and no name is needed");
         check_snapshot(&snapshot);

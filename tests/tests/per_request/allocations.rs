@@ -1,5 +1,5 @@
 //! In steady state a request allocates nothing and frees nothing, in no thread of the process: neither in Rust nor in the
-//! C and assembly below it. That holds over TLS 1.3, too.
+//! C and assembly below it. That holds over TLS 1.3, too, on either side.
 //!
 //! The proxy is the real one, but for its allocator: `ringfence-on-malloc` allocates by malloc, where a library that is
 //! loaded before others (`allocations.c`) counts the calls. Client and origin are in this process, so that nothing of
@@ -36,6 +36,16 @@ fn a_put_of_2_kib_over_tls_does_not_allocate() {
     Counted::start(true, "").assert_no_allocation(&put());
 }
 
+#[test]
+fn a_get_to_an_origin_over_tls_does_not_allocate() {
+    Counted::watch(|command| Measured::start_before_tls(true, command), "").assert_no_allocation(&get());
+}
+
+#[test]
+fn a_put_of_2_kib_to_an_origin_over_tls_does_not_allocate() {
+    Counted::watch(|command| Measured::start_before_tls(false, command), "").assert_no_allocation(&put());
+}
+
 /// Where io_uring is refused.
 #[test]
 fn a_get_does_not_allocate_on_epoll() {
@@ -59,8 +69,12 @@ struct Counted {
 
 impl Counted {
     fn start(tls: bool, driver: &str) -> Counted {
+        Counted::watch(|command| Measured::start(tls, command), driver)
+    }
+
+    fn watch(start: impl FnOnce(&mut dyn FnMut(&Path) -> Command) -> Measured, driver: &str) -> Counted {
         let mut words = None;
-        let proxy = Measured::start(tls, |folder| {
+        let proxy = start(&mut |folder| {
             let path = folder.join("words");
             let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
             file.set_len(FILE_BYTES).unwrap();

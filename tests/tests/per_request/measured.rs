@@ -29,6 +29,29 @@ impl Measured {
     pub(crate) fn start(tls: bool, command: impl FnOnce(&Path) -> Command) -> Measured {
         let answer = message::ok(pattern(CONTENT_BYTES));
         let origin = Origin::serving_unrecorded(Place::v4(), move |_| answer.clone());
+        let upstream = format!("upstream = \"{}\"\n", origin.url());
+        Measured::start_before(origin, &upstream, tls, command)
+    }
+
+    /// The same before an origin that speaks TLS.
+    pub(crate) fn start_before_tls(tls: bool, command: impl FnOnce(&Path) -> Command) -> Measured {
+        let answer = message::ok(pattern(CONTENT_BYTES));
+        let config = Authority::shared().certificate(&[HOST]).server_config();
+        let origin = Origin::each_unrecorded(Place::v4(), move |peer| {
+            peer.accept_tls(&config);
+            peer.serve(&|_: &message::Message| answer.clone());
+        });
+        let url = origin.url().replace("http://", "https://");
+        let upstream = format!("upstream = \"{url}\"\nupstream_verify = false\n");
+        Measured::start_before(origin, &upstream, tls, command)
+    }
+
+    fn start_before(
+        origin: Origin,
+        upstream: &str,
+        tls: bool,
+        command: impl FnOnce(&Path) -> Command,
+    ) -> Measured {
         let (folder, place) = (tempfile::tempdir().unwrap(), Place::v4());
         Authority::shared().certificate(&[HOST]).write(folder.path(), "c0");
         let config = format!(
@@ -36,9 +59,8 @@ impl Measured {
              [rate_limits]\nfederation_send = \"1000/s burst 100000\"\n\
              [[certificate]]\nchain = \"c0.chain.pem\"\nkey = \"c0.key.pem\"\n\
              [[listener]]\naddress = \"{}\"\ntls = {tls}\nrole = \"client\"\n\
-             [[homeserver]]\nserver_name = \"example.com\"\npublic_host = \"{HOST}\"\nupstream = \"{}\"\n",
-            place.address(),
-            origin.url()
+             [[homeserver]]\nserver_name = \"example.com\"\npublic_host = \"{HOST}\"\n{upstream}",
+            place.address()
         );
         let path = folder.path().join("ringfence.toml");
         fs::write(&path, config).unwrap();
