@@ -61,15 +61,17 @@ pub(crate) fn clients(
     Ok(clients)
 }
 
-/// One sentence for each upstream that is believed whatever it shows.
+/// One sentence for each server that is believed whatever it shows.
 pub(crate) fn warnings(config: &Config) -> impl Iterator<Item = String> + '_ {
-    let is_believed =
-        |upstream: &&Upstream| upstream.speaks_tls() && upstream.authorities == Authorities::Nobody;
-    routing::upstreams(config).filter(is_believed).map(|upstream| {
+    let believed = routing::upstreams(config).filter(|upstream| upstream.authorities == Authorities::Nobody);
+    let servers = believed.flat_map(|upstream| {
+        upstream.servers.iter().filter(|server| upstream.tls_name(&server.value).is_some())
+    });
+    servers.map(|server| {
         format!(
             "upstream {} is not verified (upstream_verify = false): who stands between can read and change everything; name \
              who vouches for it by `upstream_ca`",
-            upstream.servers[0].value
+            server.value
         )
     })
 }
