@@ -16,8 +16,6 @@ pub(super) struct Wire {
     pipe: Pipe,
     world: Rc<World>,
     log: Rc<Log>,
-    /// It was looked at and is quiet: the next to wait is not told otherwise for no reason.
-    quiet: Cell<bool>,
     /// Once in this many calls something is awkward: few bytes, none for now, readiness without bytes.
     awkward_once_in: usize,
 }
@@ -63,12 +61,11 @@ impl Wire {
     pub(super) fn new(world: Rc<World>, pipe: Pipe) -> (Wire, Rc<Log>) {
         let log = Rc::new(Log::default());
         let awkward_once_in = *world.rng.pick(&[3, 10, 100]);
-        (Wire { pipe, world, log: log.clone(), quiet: Cell::new(false), awkward_once_in }, log)
+        (Wire { pipe, world, log: log.clone(), awkward_once_in }, log)
     }
 
     pub(super) fn is_quiet(&self) -> bool {
-        self.quiet.set(self.pipe.is_quiet());
-        self.quiet.get()
+        self.pipe.is_quiet()
     }
 
     fn is_awkward(&self) -> bool {
@@ -115,7 +112,7 @@ impl Wire {
 
 impl Transport for Wire {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.quiet.take() && self.is_awkward() && self.world.rng.once_in(8) {
+        if self.is_awkward() && self.world.rng.once_in(8) {
             // Counts as a movement: a deadline may begin anew.
             self.world.note_move();
             return Poll::Ready(());

@@ -10,7 +10,8 @@ use ringfence_tls::Certificate;
 use super::coverage::{certificate_for, warnings};
 use crate::{
     config::{
-        AccessLog, Authorities, Config, Homeserver, Listener, RateLimits, Role, Upstream, format_duration, format_size,
+        AccessLog, Authorities, Config, Homeserver, Listener, RateLimits, Role, Upstream, format_duration,
+        format_size,
     },
     routing::{self, Site, Target},
 };
