@@ -27,6 +27,7 @@ mod failure;
 mod fields;
 mod front;
 mod gate;
+mod health;
 mod inbox;
 mod kernel_pipes;
 mod listen;
@@ -57,6 +58,7 @@ pub use counters::{
     SERVERS_MAX, ServerGauges,
 };
 pub use gate::Clients;
+pub use health::{Change, Health, ProbeCounts};
 pub use listen::bind;
 pub use record::{Batches, LogFormat, LogLayout, LogSender, WriteTarget, log_queue};
 pub use workers::{Driver, ListenerSocket, Plan, Totals, Workers};

@@ -22,6 +22,7 @@ pub(crate) use self::{
     order::{Choice, Order},
 };
 use crate::{
+    health::Health,
     limits::SERVERS_OF_UPSTREAM_MAX,
     slots::Slots,
     snapshot::{Balance, Server, Upstream},
@@ -42,6 +43,8 @@ struct Member<S> {
     /// Shared with the other workers; looked at where there is a cap.
     slots: Arc<Slots>,
     weight: u32,
+    /// What asking it after its health has come to, if it is asked.
+    health: Option<Arc<Health>>,
     /// What it is ahead of the others or behind them in taking turns, in requests times the sum of weights.
     credit: Cell<i64>,
 }
@@ -142,7 +145,8 @@ impl<S> Pool<S> {
         let members = upstream.servers.iter().map(|server| {
             server.slots.set_max(upstream.requests_max);
             let (state, slots) = (state(server), server.slots.clone());
-            Member { state, slots, weight: server.weight, credit: Cell::new(0) }
+            let health = server.health.clone();
+            Member { state, slots, weight: server.weight, health, credit: Cell::new(0) }
         });
         Pool {
             members: members.collect(),

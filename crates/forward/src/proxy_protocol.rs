@@ -223,6 +223,11 @@ fn crc32c<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
     })
 }
 
+/// The header of version 2 for a connection that is nobody's but ours, as one that asks after a server's health (§2.2).
+pub fn local_header() -> Vec<u8> {
+    [SIGNATURE, &[LOCAL, 0, 0, 0]].concat()
+}
+
 /// The header of version 2 that says whose connection this is and where it came in, for an upstream.
 ///
 /// Addresses of different families are both told as IPv6.

@@ -311,6 +311,7 @@ fn snapshot(world: &World) -> Arc<Snapshot> {
         tls: None,
         weight,
         slots: Arc::default(),
+        health: None,
     };
     let upstream = |servers, balance| Upstream {
         servers,

@@ -21,6 +21,7 @@ pub use crate::{
     slots::{Queue, Slots},
 };
 use crate::{
+    health::Health,
     limits::{Limits, Timeouts, WARN_AGAIN_AFTER},
     respond::{Answer, RefusalAnswers},
 };
@@ -149,6 +150,15 @@ pub struct Server {
     pub weight: u32,
     /// The requests that it has, where `requests_max` caps; what follows the server keeps it.
     pub slots: Arc<Slots>,
+    /// What asking it after its health has come to; `None`: it is not asked.
+    pub health: Option<Arc<Health>>,
+}
+
+impl Server {
+    /// Whether it was asked after its health and is not well: others are tried first.
+    pub fn is_down(&self) -> bool {
+        self.health.as_ref().is_some_and(|health| health.is_down())
+    }
 }
 
 /// Lets upstreams that follow those of `before` keep what workers share of them: a server is known by its name. Of servers

@@ -1,6 +1,7 @@
 //! Which server of an upstream is next.
 //!
-//! Servers that are ejected are tried when nobody else is left, the one that comes back soonest first. Among the others the
+//! Servers that are down by their health are tried when no other is left, and those that are ejected after them, the one that
+//! comes back soonest first. Among the others the
 //! upstream's [`Balance`] decides, of those that have room. A server is tried once for each order, that is for each request.
 
 use std::{cmp::Ordering, time::Instant};
@@ -70,21 +71,27 @@ impl<S> Pool<S> {
 
     fn pick(&self, tried: u64, full: u64, now: Instant) -> Pick {
         let left = self.all() & !tried;
-        let open = self.those(left, |server| self.is_open(server, now));
-        let wanted = if open == 0 { left } else { open };
+        let admitted = self.those(left, |server| self.is_admitted(server, now));
+        let open = self.those(admitted, |server| self.is_well(server));
+        let wanted = [open, admitted, left].into_iter().find(|those| *those != 0).unwrap_or_default();
         let free = self.those(wanted & !full, |server| self.has_room(server));
         match (left, free) {
             (0, _) => Pick::Nobody,
             (_, 0) => Pick::Wait,
             _ if free.is_power_of_two() => Pick::Server(first(free)),
-            _ if open == 0 => Pick::Server(self.soonest(free)),
+            _ if admitted == 0 => Pick::Server(self.soonest(free)),
             _ => Pick::Server(self.balanced(free, tried == 0)),
         }
     }
 
-    /// Whether it takes requests in its turn: the one place that knows why a server may be passed over.
-    fn is_open(&self, server: usize, now: Instant) -> bool {
+    /// Whether it is not ejected.
+    fn is_admitted(&self, server: usize, now: Instant) -> bool {
         self.members[server].state.standing.is_open(now)
+    }
+
+    /// Whether it answers well when it is asked after its health, if it is.
+    fn is_well(&self, server: usize) -> bool {
+        self.members[server].health.as_ref().is_none_or(|health| !health.is_down())
     }
 
     /// The ejected server that comes back first.

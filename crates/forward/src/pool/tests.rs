@@ -14,6 +14,7 @@ fn upstream(weights: &[u32], balance: Balance) -> Upstream {
         tls: None,
         weight: *weight,
         slots: Arc::default(),
+        health: None,
     };
     Upstream {
         servers: weights.iter().map(server).collect(),
@@ -64,6 +65,43 @@ fn servers_take_turns() {
     assert_eq!(order(&pool, now), [1, 2, 0]);
     assert_eq!(order(&pool, now), [2, 0, 1]);
     assert_eq!(order(&pool, now), [0, 1, 2]);
+}
+
+#[test]
+fn servers_that_are_down_come_last_and_are_all_tried_in_turn_when_all_are() {
+    let (mut upstream, now) = (upstream(&[1, 1, 1], Balance::RoundRobin), Instant::now());
+    for server in &mut upstream.servers {
+        server.health = Some(Arc::default());
+    }
+    let pool = pool_for(&upstream);
+    let sets = |server: usize, is_down| {
+        upstream.servers[server].health.as_ref().unwrap().changes(is_down, String::new());
+    };
+    sets(0, true);
+    for _ in 0..3 {
+        assert_eq!(order(&pool, now)[2], 0);
+    }
+    // One that is down is tried before one that is ejected, and one that is both last.
+    fail_dial(&pool, 1, now);
+    assert_eq!(order(&pool, now), [2, 0, 1]);
+    fail_dial(&pool, 0, now + Duration::from_millis(1));
+    assert_eq!(order(&pool, now), [2, 1, 0]);
+    let later = now + 2 * SERVER_RETRY_AFTER;
+    sets(1, true);
+    sets(2, true);
+    let first: Vec<usize> = (0..6).map(|_| order(&pool, later)[0]).collect();
+    for server in 0..3 {
+        assert!(first.contains(&server), "{first:?}");
+    }
+}
+
+#[test]
+fn a_lone_server_that_is_down_is_always_tried() {
+    let mut upstream = upstream(&[1], Balance::RoundRobin);
+    let health = Arc::<Health>::default();
+    health.changes(true, String::new());
+    upstream.servers[0].health = Some(health);
+    assert_eq!(order(&pool_for(&upstream), Instant::now()), [0]);
 }
 
 #[test]
