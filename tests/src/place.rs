@@ -38,7 +38,13 @@ impl Place {
     /// A free port of `ip`.
     #[must_use]
     pub fn on(ip: IpAddr) -> Place {
-        let reservation = socket(SocketAddr::new(ip, 0)).expect("a free loopback port");
+        Place::at(SocketAddr::new(ip, 0))
+    }
+
+    /// This very address, for instance another place's port on another address of loopback.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Place {
+        let reservation = socket(address).expect("a free loopback port");
         let address = reservation.local_addr().ok().and_then(|address| address.as_socket());
         Place { address: address.expect("a bound socket has an address"), _reservation: reservation }
     }

@@ -37,6 +37,7 @@ pub struct ProxyBuilder {
     files: Vec<(String, String)>,
     has_admin: bool,
     has_own_binary: bool,
+    mounts: Vec<(PathBuf, String)>,
 }
 
 #[derive(Debug)]
@@ -95,6 +96,7 @@ impl Proxy {
             files: Vec::new(),
             has_admin: false,
             has_own_binary: false,
+            mounts: Vec::new(),
         }
     }
 
@@ -424,6 +426,12 @@ impl ProxyBuilder {
         self
     }
 
+    /// Lets the process find this file in place of one of the system, in a mount namespace of its own; see [`may_mount`].
+    pub fn in_place_of(mut self, of_system: &str, file: &Path) -> ProxyBuilder {
+        self.mounts.push((file.to_owned(), of_system.to_owned()));
+        self
+    }
+
     /// Sets an environment variable of the process.
     pub fn env(mut self, name: &str, value: &str) -> ProxyBuilder {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -447,7 +455,10 @@ impl ProxyBuilder {
             true => copy_of(binary(), folder.path()),
             false => binary().to_owned(),
         };
-        let mut command = Command::new(&binary);
+        let mut command = match self.mounts.is_empty() {
+            true => Command::new(&binary),
+            false => with_mounts(&self.mounts, &binary),
+        };
         command.args(["run", "--config"]).arg(folder.path().join(CONFIG)).stdin(Stdio::null());
         command.stdout(create(folder.path(), "stdout")).stderr(create(folder.path(), "stderr"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -573,6 +584,22 @@ pub fn ringfence(arguments: &[&str]) -> Output {
         crate::pause(5 * crate::MS);
     }
     child.wait_with_output().expect("a child's output can be read")
+}
+
+/// A command that runs the binary where these files stand in place of the system's.
+fn with_mounts(mounts: &[(PathBuf, String)], binary: &Path) -> Command {
+    let mount = |(file, place): &(PathBuf, String)| format!("mount --bind '{}' {place} && ", file.display());
+    let script = mounts.iter().map(mount).collect::<String>() + "exec \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]).arg(binary);
+    command
+}
+
+/// Whether this process may mount files over others where nobody else sees it.
+#[must_use]
+pub fn may_mount() -> bool {
+    let tried = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
 }
 
 /// Sends a signal to a process of a test's.

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use ringfence_forward::{
-    limits,
+    Health, limits,
     respond::{Answer, Refusal, RefusalAnswers},
     snapshot::{
         self, Action, ClassLimit, MethodMatch, PathMatch, Rate, Rule, ServerAddress, ServerTls, Snapshot,
@@ -46,6 +46,7 @@ pub(crate) fn snapshot(
     let mut upstreams = resolve(config)?;
     speak_tls(config, &mut upstreams, before)?;
     snapshot::keep_shared(&mut upstreams, before.map_or(&[], |before| &before.upstreams));
+    give_health(config, &mut upstreams, before);
     let speaks_tls = config.listeners.iter().any(|listener| listener.tls);
     let tls = speaks_tls.then(|| tls_config(certificates, before)).transpose()?;
     Ok(assemble(config, upstreams, tls.as_ref(), before))
@@ -183,7 +184,14 @@ pub(crate) fn resolve(config: &Config) -> Result<Vec<snapshot::Upstream>, Proble
 }
 
 fn data_plane_server(server: &UpstreamServer, address: ServerAddress, weight: u32) -> snapshot::Server {
-    snapshot::Server { name: server.to_string(), address, tls: None, weight, slots: Arc::default() }
+    snapshot::Server {
+        name: server.to_string(),
+        address,
+        tls: None,
+        weight,
+        slots: Arc::default(),
+        health: None,
+    }
 }
 
 fn data_plane_upstream(upstream: &Upstream, servers: Vec<snapshot::Server>) -> snapshot::Upstream {
@@ -196,11 +204,35 @@ fn data_plane_upstream(upstream: &Upstream, servers: Vec<snapshot::Server>) -> s
     }
 }
 
+/// Servers that are asked after their health. What is known of one stays, as long as it is asked the same.
+fn give_health(config: &Config, upstreams: &mut [snapshot::Upstream], before: Option<&Snapshot>) {
+    let known = before.into_iter().flat_map(|snapshot| &snapshot.upstreams);
+    let known = known.flat_map(|upstream| &upstream.servers);
+    let mut known: Vec<(String, Arc<Health>)> =
+        known.filter_map(|server| Some((server.name.clone(), server.health.clone()?))).collect();
+    for (index, upstream) in routing::upstreams(config).enumerate() {
+        let Some(path) = &upstream.health_path else { continue };
+        let host = routing::upstream_host(config, index);
+        for server in &mut upstreams[index].servers {
+            let is_same = |(name, health): &&(String, Arc<Health>)| {
+                *name == server.name && health.host == host && health.path == *path
+            };
+            let health = match known.iter().find(is_same) {
+                Some((_, health)) => health.clone(),
+                None => Arc::new(Health::new(host.clone(), path.clone())),
+            };
+            known.push((server.name.clone(), health.clone()));
+            server.health = Some(health);
+        }
+    }
+}
+
 fn server_address(server: &UpstreamServer) -> io::Result<ServerAddress> {
     match server {
         UpstreamServer::Unix(path) => Ok(ServerAddress::Unix(path.clone())),
         UpstreamServer::Tcp { host, port, .. } => {
-            let addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
+            let addresses: Vec<SocketAddr> =
+                (host.as_str(), *port).to_socket_addrs()?.take(ADDRESSES_MAX).collect();
             match addresses.is_empty() {
                 true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no records")),
                 false => Ok(ServerAddress::Tcp(addresses)),
@@ -208,6 +240,9 @@ fn server_address(server: &UpstreamServer) -> io::Result<ServerAddress> {
         }
     }
 }
+
+/// Addresses of one name that are dialled: large deployments have some ten.
+pub(crate) const ADDRESSES_MAX: usize = 16;
 
 fn data_plane_listener(listener: &Listener, tls: Option<&Arc<ServerConfig>>) -> snapshot::Listener {
     snapshot::Listener {

@@ -58,6 +58,14 @@ pub(crate) fn upstreams(config: &Config) -> impl Iterator<Item = &Upstream> {
     of_homeservers.chain(config.routes.iter().map(|route| &route.upstream))
 }
 
+/// What a server of this upstream is called when nobody else says it: the first host that leads there.
+pub(crate) fn upstream_host(config: &Config, upstream: usize) -> String {
+    let route = upstream.checked_sub(config.homeservers.len()).map(|index| &config.routes[index]);
+    let of_route = route.and_then(|route| route.hosts.first());
+    let homeserver = if route.is_some() { 0 } else { upstream };
+    of_route.cloned().unwrap_or_else(|| config.homeservers[homeserver].public_host.value.to_string())
+}
+
 /// Every site. The first serves hosts that nobody claims as well: the first homeserver.
 pub(crate) fn sites(config: &Config) -> Vec<Site<'_>> {
     let fallback = Plan { homeserver: Some(0), routes: routes_of(config, None) };

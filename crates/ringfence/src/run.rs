@@ -5,6 +5,8 @@
 
 mod access_log;
 pub(crate) mod control;
+mod health;
+mod names;
 mod privileges;
 mod sockets;
 pub(crate) mod upgrade;

@@ -119,6 +119,17 @@ impl Collector for Page {
             "Upgrades in which the new process did not take over",
             load(&deeds.upgrades_failed),
         )?;
+        out.counters(
+            "name_lookups",
+            "Names of upstreams that were looked up again, by result",
+            "result",
+            [("done", load(&deeds.lookups)), ("failed", load(&deeds.lookups_failed))],
+        )?;
+        out.counter(
+            "upstream_address_changes",
+            "Lookups of an upstream's name that brought other addresses",
+            load(&deeds.addresses_changed),
+        )?;
         out.gauge("resident_memory_bytes", "Resident memory", status::resident_bytes() as f64)?;
         out.gauge("descriptors_open", "Open file descriptors", status::descriptors() as f64)
     }
@@ -261,9 +272,11 @@ impl Page {
     fn servers(&self, out: &mut Out<'_>) -> Result<(), Error> {
         let servers = status::servers(&self.0);
         let gauges: [PerServer; 3] = [
-            ("upstream_up", "0 while a server is ejected: passed over because it failed", |server| {
-                f64::from(server.up)
-            }),
+            (
+                "upstream_up",
+                "0 while others are tried before a server: it is ejected because it failed, or down by its health",
+                |server| f64::from(server.up),
+            ),
             ("upstream_connections_idle", "Idle connections to a server", |server| server.idle as f64),
             ("upstream_requests_in_flight", "Requests that are with a server", |server| {
                 server.in_flight as f64
@@ -294,7 +307,8 @@ impl Page {
                 ConstCounter::new(count(server)).encode(family.encode_family(&labels(server))?)?;
             }
         }
-        self.queues(out)
+        self.queues(out)?;
+        self.health(out, &servers)
     }
 
     fn queues(&self, out: &mut Out<'_>) -> Result<(), Error> {
@@ -315,6 +329,36 @@ impl Page {
                 ConstGauge::new(value(upstream))
                     .encode(family.encode_family(&[("upstream", index.to_string())])?)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Of those servers that are asked after it.
+    fn health(&self, out: &mut Out<'_>, servers: &[ServerStatus]) -> Result<(), Error> {
+        let asked = || servers.iter().filter_map(|server| Some((server, server.health.as_deref()?)));
+        let labels = |server: &ServerStatus| {
+            [("upstream", server.upstream.to_string()), ("server", server.server.clone())]
+        };
+        let help = "1 while a server that is asked after its health is up";
+        let mut family = out.encoder.encode_descriptor("upstream_health", help, None, MetricType::Gauge)?;
+        for (server, health) in asked() {
+            let up = f64::from(!health.is_down());
+            ConstGauge::new(up).encode(family.encode_family(&labels(server))?)?;
+        }
+        let help = "Answers of servers that are asked after their health, missing ones too, by what they say";
+        let mut family = out.encoder.encode_descriptor("upstream_probes", help, None, MetricType::Counter)?;
+        for (server, health) in asked() {
+            let [upstream, name] = labels(server);
+            let counts = health.counts();
+            for (result, count) in [("passed", counts.passed), ("failed", counts.failed)] {
+                let labels = [upstream.clone(), name.clone(), ("result", result.to_owned())];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "How often a server went down by its health";
+        let mut family = out.encoder.encode_descriptor("upstream_falls", help, None, MetricType::Counter)?;
+        for (server, health) in asked() {
+            ConstCounter::new(health.counts().falls).encode(family.encode_family(&labels(server))?)?;
         }
         Ok(())
     }

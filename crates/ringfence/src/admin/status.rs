@@ -4,12 +4,16 @@ use std::{
     collections::BTreeMap,
     fs,
     net::IpAddr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use ringfence_forward::{
-    BUCKETS, ExchangeKind, Handshake, Histogram, SERVERS_MAX, ServerGauges, respond::Refusal, snapshot,
+    BUCKETS, ExchangeKind, Handshake, Health, Histogram, ProbeCounts, SERVERS_MAX, ServerGauges,
+    respond::Refusal, snapshot,
 };
 use ringfence_matrix::EndpointClass;
 use serde_json::{Map, Value, json};
@@ -26,8 +30,10 @@ use super::view::View;
 ///  "classes": [{"class", "requests", "status": {"2xx": 0, …, "left": 0}, "bytes_in", "bytes_out",
 ///               "total": {"buckets": […], "sum_ms"}, "upstream": {…}}],
 ///  "refusals": {"BadGateway": 0, …},
-///  "upstreams": [{"servers": [{"server": "127.0.0.1:8008", "up", "idle", "in_flight", "dials_failed", "ejections"}],
+///  "upstreams": [{"servers": [{"server": "127.0.0.1:8008", "up", "idle", "in_flight", "dials_failed", "ejections",
+///                              "health": null | {"path", "up", "why", "since", "passed", "failed", "falls"}}],
 ///                 "requests_max", "queued"}], "queued": 0,
+///  "name_lookups": {"done", "failed", "changes"},
 ///  "certificates": [{"file", "names", "not_after", "days_left"}],
 ///  "workers": [{"open", "requests", "cpu_seconds"}], "resident_bytes", "descriptors", "panics", "log_lines_dropped",
 ///  "reloads": {"done", "refused"}, "certificate_swaps": {…}, "upgrades_failed",
@@ -73,6 +79,11 @@ pub(super) fn status(view: &View) -> Value {
         "refusals": refusals(view),
         "upstreams": upstreams(view),
         "queued": sum(|worker| &worker.queued),
+        "name_lookups": {
+            "done": deeds.lookups.load(Ordering::Relaxed),
+            "failed": deeds.lookups_failed.load(Ordering::Relaxed),
+            "changes": deeds.addresses_changed.load(Ordering::Relaxed),
+        },
         "certificates": running.certificates.iter().map(|certificate| json!({
             "file": certificate.chain_path().display().to_string(),
             "names": certificate.names(),
@@ -124,12 +135,14 @@ const CLIENTS_MAX: usize = 50;
 pub(super) struct ServerStatus {
     pub(super) upstream: usize,
     pub(super) server: String,
-    /// No worker passes it over.
+    /// No worker passes it over, and it is not down by its health.
     pub(super) up: bool,
     pub(super) idle: u64,
     pub(super) in_flight: u64,
     pub(super) dials_failed: u64,
     pub(super) ejections: u64,
+    /// What asking it has come to, if it is asked.
+    pub(super) health: Option<Arc<Health>>,
 }
 
 /// Every server that can be watched.
@@ -145,11 +158,12 @@ pub(super) fn servers(view: &View) -> Vec<ServerStatus> {
         ServerStatus {
             upstream,
             server: server.name.clone(),
-            up: sum(|server| &server.avoided) == 0,
+            up: sum(|server| &server.avoided) == 0 && !server.is_down(),
             idle: sum(|server| &server.idle),
             in_flight: sum(|server| &server.in_flight),
             dials_failed: sum(|server| &server.dials_failed),
             ejections: sum(|server| &server.ejections),
+            health: server.health.clone(),
         }
     };
     servers.take(SERVERS_MAX).enumerate().map(status).collect()
@@ -158,7 +172,10 @@ pub(super) fn servers(view: &View) -> Vec<ServerStatus> {
 fn upstreams(view: &View) -> Value {
     let empty = |upstream: &snapshot::Upstream| json!({"servers": [], "requests_max": upstream.requests_max, "queued": upstream.queue.waiting()});
     let mut upstreams: Vec<Value> = view.running().snapshot.upstreams.iter().map(empty).collect();
-    for ServerStatus { upstream, server, up, idle, in_flight, dials_failed, ejections } in servers(view) {
+    for ServerStatus { upstream, server, up, idle, in_flight, dials_failed, ejections, health } in
+        servers(view)
+    {
+        let health = health.as_deref().map(health_status);
         let status = json!({
             "server": server,
             "up": up,
@@ -166,6 +183,7 @@ fn upstreams(view: &View) -> Value {
             "in_flight": in_flight,
             "dials_failed": dials_failed,
             "ejections": ejections,
+            "health": health,
         });
         if let Some(servers) =
             upstreams.get_mut(upstream).and_then(|upstream| upstream["servers"].as_array_mut())
@@ -174,6 +192,20 @@ fn upstreams(view: &View) -> Value {
         }
     }
     upstreams.into()
+}
+
+/// `why` and `since` are `null` for a server that has always been up.
+fn health_status(health: &Health) -> Value {
+    let (change, ProbeCounts { passed, failed, falls }) = (health.change(), health.counts());
+    json!({
+        "path": health.path,
+        "up": !health.is_down(),
+        "why": change.as_ref().map(|change| &change.why),
+        "since": change.as_ref().map(|change| epoch(change.since)),
+        "passed": passed,
+        "failed": failed,
+        "falls": falls,
+    })
 }
 
 /// Answers with a 5xx status, by who made them.

@@ -119,7 +119,7 @@ fn homeserver_section(config: &Config, homeserver: &Homeserver, certificates: &[
         [
             format!("clients      {public_host}{}", shown(public_host)),
             format!("federation   {federation_host}{}", shown(federation_host)),
-            format!("upstream     {}", servers(&homeserver.upstream)),
+            format!("upstream     {}", servers(config, &homeserver.upstream)),
             format!("well-known   client   {}", homeserver.well_known_client),
             format!("             server   {}", homeserver.well_known_server),
             format!("             support  {}", homeserver.well_known_support.as_deref().unwrap_or(none)),
@@ -150,7 +150,7 @@ fn site_section(config: &Config, site: &Site<'_>, index: usize) -> Section {
 /// Where a path leads, in words; `None` for documents, which stand with their homeserver.
 fn target(config: &Config, target: Target<'_>) -> Option<String> {
     let upstream = routing::upstreams(config).nth(target.upstream_index(config)?)?;
-    let servers = servers(upstream);
+    let servers = servers(config, upstream);
     match target {
         Target::Admin(_) if config.listeners.iter().all(|listener| listener.admin_from.is_empty()) => {
             Some("403, closed on every listener".to_owned())
@@ -212,7 +212,7 @@ fn rate_limits(limits: &RateLimits) -> String {
     parts.join(", ")
 }
 
-fn servers(upstream: &Upstream) -> String {
+fn servers(config: &Config, upstream: &Upstream) -> String {
     let weights = upstream.weights.iter().map(|weight| match weight {
         1 => String::new(),
         weight => format!(" (weight {weight})"),
@@ -231,7 +231,11 @@ fn servers(upstream: &Upstream) -> String {
         (Authorities::File(file), true) => format!(", verified by {}", file.value.display()),
         (Authorities::Nobody, true) => ", not verified".to_owned(),
     };
-    names.join(", ") + &verified + least + &cap + told
+    let asked = upstream
+        .health_path
+        .as_ref()
+        .map(|path| format!(", asked for {path} every {}", format_duration(config.timeouts.health_interval)));
+    names.join(", ") + &verified + least + &cap + told + &asked.unwrap_or_default()
 }
 
 fn join<T: ToString>(items: &[T]) -> String {

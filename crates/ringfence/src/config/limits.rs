@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     reader::Table,
     schema::{Key, Schema},
-    units::{GIB, KIB, MIB},
+    units::{GIB, KIB, MIB, format_duration},
 };
 
 /// A number that may be configured.
@@ -118,6 +118,15 @@ bounds! {
     /// How long connections may stay open in a process that was upgraded, until they end on their own: five minutes are
     /// more than a long poll takes. WebSockets are cut then, so a site that lives on them may choose hours.
     pub(crate) const HAND_OVER: Bound<Duration> = Bound { default: mins(5), min: SHORTEST, max: mins(24 * 60) };
+
+    /// How often each server of an upstream with a `health_path` is asked after its health. Twice five seconds are what a
+    /// server that fails is still sent requests; asking costs it less than one client does.
+    pub(crate) const HEALTH_INTERVAL: Bound<Duration> =
+        Bound { default: secs(5), min: Duration::from_millis(100), max: mins(5) };
+
+    /// How long the answer of a server that is asked after its health may take, at most `health_interval`. A homeserver that
+    /// needs two seconds for a constant is no use to clients.
+    pub(crate) const HEALTH_WAIT: Bound<Duration> = Bound { default: secs(2), min: SHORTEST, max: mins(1) };
 }
 
 /// No wait is shorter: a busy machine needs that long to schedule a thread.
@@ -207,6 +216,10 @@ pub(crate) struct Timeouts {
     pub(crate) drain: Duration,
     /// See [`HAND_OVER`].
     pub(crate) hand_over: Duration,
+    /// See [`HEALTH_INTERVAL`].
+    pub(crate) health_interval: Duration,
+    /// See [`HEALTH_WAIT`].
+    pub(crate) health_wait: Duration,
 }
 
 pub(crate) const TIMEOUTS_SCHEMA: Schema = Schema {
@@ -226,11 +239,14 @@ pub(crate) const TIMEOUTS_SCHEMA: Schema = Schema {
         Key::duration("linger", &LINGER),
         Key::duration("drain", &DRAIN),
         Key::duration("hand_over", &HAND_OVER),
+        Key::duration("health_interval", &HEALTH_INTERVAL),
+        Key::duration("health_wait", &HEALTH_WAIT),
     ],
 };
 
 impl Timeouts {
     pub(crate) fn read(table: &Table<'_>) -> Self {
+        let health_interval = table.duration("health_interval", &HEALTH_INTERVAL);
         Self {
             tls_handshake: table.duration("tls_handshake", &TLS_HANDSHAKE),
             header_read: table.duration("header_read", &HEADER_READ),
@@ -245,6 +261,19 @@ impl Timeouts {
             linger: table.duration("linger", &LINGER),
             drain: table.duration("drain", &DRAIN),
             hand_over: table.duration("hand_over", &HAND_OVER),
+            health_interval,
+            health_wait: health_wait(table, health_interval),
         }
     }
+}
+
+/// At most the interval: a server is asked one thing at a time.
+fn health_wait(table: &Table<'_>, interval: Duration) -> Duration {
+    let wait = table.duration("health_wait", &HEALTH_WAIT);
+    if wait > interval && table.has("health_wait") {
+        let [told, most] = [wait, interval].map(format_duration);
+        let message = format!("`health_wait` is {told}; it may be up to `health_interval`, which is {most}");
+        table.note(table.place_of("health_wait"), message);
+    }
+    wait.min(interval)
 }

@@ -43,6 +43,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         upstream::BALANCE_KEY,
         upstream::REQUESTS_MAX_KEY,
         upstream::SEND_PROXY_PROTOCOL_KEY,
+        upstream::HEALTH_PATH_KEY,
         Key::optional_size(
             "body_bytes_max",
             &BODY_BYTES,

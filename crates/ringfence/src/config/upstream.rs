@@ -2,9 +2,11 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
+use hyper::http::uri::PathAndQuery;
 use ringfence_forward::{limits::SERVERS_OF_UPSTREAM_MAX, snapshot::Balance};
 use ringfence_matrix::ServerName;
 use ringfence_tls::ServerName as PeerName;
@@ -55,6 +57,16 @@ pub(super) const VERIFY_KEY: Key = Key::text(
      trying out; `upstream_ca` with the certificate of a private authority is as easy.",
 );
 
+/// The key beside it.
+pub(super) const HEALTH_PATH_KEY: Key = Key::text(
+    "health_path",
+    "path",
+    "none: servers are not asked",
+    "Each server of the upstream is asked for this path every `health_interval`; one that does not answer with a status from \
+     200 to 399 twice in a row gets no requests while another is up. `/health` for Synapse, `/_matrix/client/versions` for \
+     other homeservers. A query may follow.",
+);
+
 /// The key that [`read_required`] reads.
 pub(crate) const KEY: Key = Key::text(
     "upstream",
@@ -100,6 +112,8 @@ pub(crate) struct Upstream {
     pub(crate) requests_max: Option<usize>,
     /// Whether each connection begins with a header of the PROXY protocol (version 2) that names its client.
     pub(crate) send_proxy_protocol: bool,
+    /// What each server is asked for to see whether it is up.
+    pub(crate) health_path: Option<String>,
     /// Who has to vouch for its servers over TLS.
     pub(crate) authorities: Authorities,
     /// The name that they have, if not that of their URL.
@@ -132,12 +146,6 @@ impl Upstream {
     }
 }
 
-impl Server {
-    fn speaks_tls(&self) -> bool {
-        matches!(self, Server::Tcp { tls: true, .. })
-    }
-}
-
 /// One server, as configured. Names are not resolved yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
@@ -145,6 +153,25 @@ pub(crate) enum Server {
     Tcp { tls: bool, host: String, port: u16 },
     /// A Unix stream socket.
     Unix(PathBuf),
+}
+
+impl Server {
+    /// The name that has to be looked up to reach it, and its port. An address is none, and neither is `localhost`, which is
+    /// always this machine (RFC 6761 §6.3).
+    pub(crate) fn name_and_port(&self) -> Option<(&str, u16)> {
+        match self {
+            Server::Tcp { host, port, .. }
+                if host.parse::<IpAddr>().is_err() && !host.eq_ignore_ascii_case("localhost") =>
+            {
+                Some((host, *port))
+            }
+            _ => None,
+        }
+    }
+
+    fn speaks_tls(&self) -> bool {
+        matches!(self, Server::Tcp { tls: true, .. })
+    }
 }
 
 /// As it stands in logs: what the configuration says, without `http://`.
@@ -200,10 +227,19 @@ pub(crate) fn read_required(table: &Table<'_>, folder: &Path) -> Option<Upstream
     let words = [("round-robin", Balance::RoundRobin), ("least-connections", Balance::LeastConnections)];
     let balance = table.word("balance", &words).map(|word| word.value).unwrap_or_default();
     let requests_max = usize::try_from(table.count("requests_max", &REQUESTS)).ok().filter(|max| *max > 0);
+    let health_path = health_path(table);
     let authorities = read_authorities(table, folder);
     let name = table.string("upstream_name").and_then(|text| read_name(table, text));
-    let upstream =
-        Upstream { servers, weights, balance, requests_max, send_proxy_protocol, authorities, name };
+    let upstream = Upstream {
+        servers,
+        weights,
+        balance,
+        requests_max,
+        send_proxy_protocol,
+        health_path,
+        authorities,
+        name,
+    };
     if !upstream.servers.is_empty() {
         check_tls(table, &upstream);
     }
@@ -282,6 +318,21 @@ fn check_tls(table: &Table<'_>, upstream: &Upstream) {
     }
 }
 
+/// What servers are asked for, or a note of what is wrong with it.
+fn health_path(table: &Table<'_>) -> Option<String> {
+    let text = table.string("health_path")?;
+    let fault = match text.value {
+        path if !path.starts_with('/') => format!("which does not begin with a slash; write \"/{path}\""),
+        // What takes a target apart takes a fragment off.
+        path if path.contains('#') || !path.is_ascii() || path.parse::<PathAndQuery>().is_err() => {
+            "but a path has only visible ASCII and no #; write it as it stands in a request".to_owned()
+        }
+        path => return Some(path.to_owned()),
+    };
+    table.note(text.place, format!("`health_path` is {:?}, {fault}", text.value));
+    None
+}
+
 /// Reads one URL; the error says what is wrong and what to do.
 fn parse(text: &str) -> Result<Server, String> {
     if let Some(path) = text.strip_prefix("unix:") {
@@ -346,6 +397,20 @@ mod tests {
             parse("http://[::1]:8008"),
             Ok(Server::Tcp { tls: false, host: "::1".to_owned(), port: 8008 })
         );
+    }
+
+    #[test]
+    fn only_names_that_may_change_are_looked_up() {
+        for (text, name) in [
+            ("http://synapse:8008", Some(("synapse", 8008))),
+            ("http://synapse.internal", Some(("synapse.internal", 80))),
+            ("http://LOCALHOST:8008", None),
+            ("http://127.0.0.1:8008", None),
+            ("http://[::1]:8008", None),
+            ("unix:/run/x.sock", None),
+        ] {
+            assert_eq!(parse(text).unwrap().name_and_port(), name, "{text}");
+        }
     }
 
     #[test]

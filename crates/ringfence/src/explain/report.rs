@@ -230,6 +230,7 @@ impl About<'_> {
     fn outcome(&self) -> String {
         match &self.explanation.outcome {
             Outcome::Forwarded { upstream, .. } => {
+                let configured = routing::upstreams(self.config).nth(*upstream);
                 let upstream = &self.snapshot.upstreams[*upstream];
                 let servers: Vec<_> = upstream.servers.iter().map(named).collect();
                 let turns = match upstream.balance {
@@ -237,7 +238,11 @@ impl About<'_> {
                     Balance::RoundRobin => ", in turn",
                     Balance::LeastConnections => ", the one with the fewest requests",
                 };
-                format!("forwarded to {}{turns}", servers.join(", "))
+                let first = match configured.and_then(|upstream| upstream.health_path.as_ref()) {
+                    Some(path) => format!(", those first that are well at {path}"),
+                    None => String::new(),
+                };
+                format!("forwarded to {}{turns}{first}", servers.join(", "))
             }
             Outcome::Answered { reason, head, .. } => {
                 let status = head.split(|byte| *byte == b'\r').next().unwrap_or_default();

@@ -209,6 +209,37 @@ fn who_meets_a_busy_homeserver_is_told_when_to_come_again() {
 }
 
 #[test]
+fn what_is_known_of_a_servers_health_stays_while_it_is_asked_the_same() {
+    let asked = FILE
+        .replace("\"unix:/run/x.sock\"]", "\"unix:/run/x.sock\"]\nhealth_path = \"/health\"")
+        .replace("path = \"/wiki\"", "path = \"/wiki\"\nhealth_path = \"/\"");
+    let followed = |text: &str, before: &Snapshot| {
+        let config = config::parse(Path::new("test.toml"), text).unwrap();
+        snapshot(&config, Vec::new(), Some(before)).unwrap()
+    };
+    let health = |snapshot: &Snapshot, upstream: usize, server: usize| {
+        snapshot.upstreams[upstream].servers[server].health.clone()
+    };
+    let before = built(&asked);
+    assert!(built(FILE).upstreams[0].servers[0].health.is_none());
+    let first = health(&before, 0, 0).unwrap();
+    assert_eq!((&*first.host, &*first.path), ("matrix.example.com", "/health"));
+    assert_eq!(health(&before, 1, 0).unwrap().host, "example.com", "a route's first host");
+    first.changes(true, "status 500".to_owned());
+    assert!(before.upstreams[0].servers[0].is_down() && !before.upstreams[0].servers[1].is_down());
+
+    let same = followed(
+        &asked.replace("http://127.0.0.1:8008\", ", "http://127.0.0.1:9\", \"http://127.0.0.1:8008\", "),
+        &before,
+    );
+    assert!(Arc::ptr_eq(&health(&same, 0, 1).unwrap(), &first));
+    assert!(!same.upstreams[0].servers[0].is_down() && same.upstreams[0].servers[1].is_down());
+    let other_path = followed(&asked.replace("\"/health\"", "\"/other\""), &before);
+    assert!(!other_path.upstreams[0].servers[0].is_down());
+    assert!(followed(FILE, &before).upstreams[0].servers[0].health.is_none());
+}
+
+#[test]
 fn a_name_without_an_address_is_told_with_its_place() {
     // Too long for a label, which the resolver refuses without asking anyone.
     let name = "a".repeat(64);

@@ -23,6 +23,8 @@ use tokio::{
 
 use super::{
     access_log,
+    health::Probes,
+    names::{self, Answer, Names},
     sockets::Sockets,
     upgrade::{Follower, Successor},
     watch::{self, Watched},
@@ -41,7 +43,7 @@ pub(crate) struct Running {
     pub(crate) snapshot: Arc<Snapshot>,
     /// Those of the configuration, in its order.
     pub(crate) certificates: Vec<Certificate>,
-    /// Counts configurations from 1; certificates that are swapped in count too.
+    /// Counts configurations from 1; certificates and addresses that are swapped in count too.
     pub(crate) generation: u64,
 }
 
@@ -72,9 +74,14 @@ pub(crate) struct Deeds {
     pub(crate) certificates_swapped: AtomicU64,
     pub(crate) certificates_refused: AtomicU64,
     pub(crate) upgrades_failed: AtomicU64,
+    /// Names of upstreams that were looked up again, with success.
+    pub(crate) lookups: AtomicU64,
+    pub(crate) lookups_failed: AtomicU64,
+    /// How often another address came of it.
+    pub(crate) addresses_changed: AtomicU64,
 }
 
-fn count(deeds: &AtomicU64) {
+pub(super) fn count(deeds: &AtomicU64) {
     deeds.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -93,6 +100,9 @@ pub(crate) enum CommandKind {
 
 /// Commands that may wait; who sends more waits itself.
 const COMMANDS_MAX: usize = 4;
+
+/// Answers of name servers that may wait to be used; who has more waits itself.
+const ANSWERS_MAX: usize = 16;
 
 /// What the world tells a process.
 pub(super) struct Signals {
@@ -152,12 +162,15 @@ pub(super) struct Control {
     /// When the certificates' dates are looked at again.
     expiry_look: Instant,
     view: Arc<View>,
+    probes: Probes,
+    names: Names,
 }
 
 /// Something to do that may take its time.
 enum Task {
     Command(CommandKind, Option<oneshot::Sender<Result<String, String>>>),
     LookAfterCertificates,
+    TakeAddresses(Answer),
 }
 
 /// Why serving ends.
@@ -190,6 +203,8 @@ impl Control {
             watched,
             expiry_look: Instant::now(),
             view: Arc::new(view),
+            probes: Probes::default(),
+            names: Names::default(),
         }
     }
 
@@ -202,6 +217,9 @@ impl Control {
         let (commands, mut asked) = mpsc::channel(COMMANDS_MAX);
         let admin = admin.map(|listener| admin::Server::start(listener, self.view.clone(), commands));
         self.reopen_log_on(signals.reopen.take());
+        let (tell, mut answers) = mpsc::channel(ANSWERS_MAX);
+        self.names.tell(tell);
+        self.watch_upstreams();
         notify(&[NotifyState::Ready]);
         let mut look = time::interval(watch::LOOK);
         // Two looks in a row would not tell whether a file stays as it is.
@@ -213,6 +231,7 @@ impl Control {
                 _ = signals.reload.recv() => Task::Command(CommandKind::Reload, None),
                 _ = signals.upgrade.recv() => Task::Command(CommandKind::Upgrade, None),
                 Some(Command { kind, answer }) = asked.recv() => Task::Command(kind, Some(answer)),
+                Some(answer) = answers.recv() => Task::TakeAddresses(answer),
                 _ = look.tick() => {
                     if self.workers.has_lost_one() {
                         break End::Told;
@@ -226,6 +245,9 @@ impl Control {
                 follower = self.work(task) => if let Some(follower) = follower { break End::HandedOver(follower) },
             }
         };
+        // Another process asks now, or nobody needs to know.
+        self.probes = Probes::default();
+        self.names = Names::default();
         self.view.leaves();
         // Who asks for something now is told that this process ends.
         drop(asked);
@@ -243,9 +265,16 @@ impl Control {
 
     /// Does one thing. Returns the process that has taken over, if that is what it was.
     async fn work(&mut self, task: Task) -> Option<Follower> {
-        let Task::Command(kind, answer) = task else {
-            self.look_after_certificates().await;
-            return None;
+        let (kind, answer) = match task {
+            Task::Command(kind, answer) => (kind, answer),
+            Task::LookAfterCertificates => {
+                self.look_after_certificates().await;
+                return None;
+            }
+            Task::TakeAddresses(answer) => {
+                self.take_addresses(answer);
+                return None;
+            }
         };
         let (told, follower) = match kind {
             CommandKind::Reload => (self.reload().await, None),
@@ -314,7 +343,29 @@ impl Control {
         self.sockets.forget_retired(&next.snapshot);
         self.view.shows(next.clone());
         self.running = next;
+        self.watch_upstreams();
         applied.map_err(|error| error.to_string())
+    }
+
+    /// Asks after the health of servers and looks their names up, from now on as the present configuration says.
+    fn watch_upstreams(&mut self) {
+        self.probes.follow(&self.running);
+        self.names.follow(&self.running.config);
+    }
+
+    /// Goes on with the addresses that a name has now. The servers stay what they are, with their connections.
+    fn take_addresses(&mut self, answer: Answer) {
+        let deeds = &self.view.deeds;
+        self.names.note(&answer, deeds);
+        let Ok(addresses) = &answer.addresses else { return };
+        let Running { config, snapshot, certificates, .. } = &self.running;
+        let Some(next) = names::moved(config, snapshot, &answer.host, addresses) else { return };
+        count(&deeds.addresses_changed);
+        tracing::info!(name = answer.host, ?addresses, "an upstream's addresses have changed");
+        let next = self.running.followed_by(config.clone(), next, certificates.clone());
+        if let Err(error) = self.go_on_with(next, Vec::new()) {
+            tracing::error!("the new addresses are not in use everywhere: {error}");
+        }
     }
 
     /// Swaps in certificates whose files have changed; warns of those that end soon.

@@ -181,10 +181,11 @@ fn servers(out: &mut Out, now: &Value) {
         "upstream server", "state", "in flight", "idle", "failed dials", "ejected"
     ));
     for server in items(&now["upstreams"]).flat_map(|upstream| items(&upstream["servers"])) {
+        let (state, why) = state(server, number(&now["now"]));
         out.line(&format!(
-            "{:<42}{:>9}{:>11}{:>7}{:>14}{:>10}",
+            "{:<42}{:>9}{:>11}{:>7}{:>14}{:>10}{why}",
             text(&server["server"]),
-            if server["up"] == true { "up" } else { "ejected" },
+            state,
             count(number(&server["in_flight"])),
             count(number(&server["idle"])),
             count(number(&server["dials_failed"])),
@@ -195,6 +196,16 @@ fn servers(out: &mut Out, now: &Value) {
     if waiting > 0.0 {
         out.bold(&format!("{} requests wait for a server to have room", count(waiting)));
     }
+}
+
+/// Whether a server gets requests, and why not since when.
+fn state(server: &Value, now: f64) -> (&'static str, String) {
+    let health = &server["health"];
+    if health["up"] == false {
+        let since = duration(now - number(&health["since"]));
+        return ("down", format!("  {}, for {since}", text(&health["why"])));
+    }
+    (if server["up"] == true { "up" } else { "ejected" }, String::new())
 }
 
 /// Certificates, refusals, what went wrong: what there is of each.
@@ -367,6 +378,16 @@ mod tests {
             ["127.0.0.1:8008", "ejected", "2", "1", "3", "1"]
         );
         assert!(shown.contains("4 requests wait for a server to have room"), "{shown}");
+    }
+
+    #[test]
+    fn a_server_that_is_down_is_told_with_the_reason() {
+        let mut reading = reading(1100.0, 50);
+        assert!(shown(&[&reading], 200).contains("  ejected  "));
+        reading["upstreams"][0]["servers"][0]["health"] =
+            json!({"up": false, "why": "status 500", "since": 1000.0});
+        let shown = shown(&[&reading], 200);
+        assert!(shown.contains("  down  ") && shown.contains("  status 500, for 1 min"), "{shown}");
     }
 
     #[test]

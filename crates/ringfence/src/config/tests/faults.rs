@@ -422,9 +422,36 @@ fn every_timeout_has_a_least_and_a_greatest_value() {
         let key = key.name;
         for value in ["0s", "9ms", "25h"] {
             let fault = fault(&format!("[timeouts]\n{key} = \"{value}\""));
-            assert!(fault.starts_with("5:") && fault.contains("; it may be from 10ms to "), "{fault}");
+            // Who asks more often than this asks for trouble.
+            let least = if key == "health_interval" { "100ms" } else { "10ms" };
+            let expected = format!("; it may be from {least} to ");
+            assert!(fault.starts_with("5:") && fault.contains(&expected), "{fault}");
         }
     }
+}
+
+#[test]
+fn a_health_path_is_what_can_be_asked_for() {
+    for (path, advice) in [
+        ("health", "which does not begin with a slash; write \"/health\""),
+        ("", "which does not begin with a slash; write \"/\""),
+        ("/a b", "but a path has only visible ASCII"),
+        ("/\u{fc}", "but a path has only visible ASCII"),
+        ("/a\\r\\nb", "but a path has only visible ASCII"),
+        ("/a#b", "but a path has only visible ASCII"),
+    ] {
+        let text = format!("[[route]]\npath = \"/x\"\nupstream = \"http://[::1]\"\nhealth_path = \"{path}\"");
+        let fault = fault(&text);
+        assert!(fault.starts_with("7:15: `health_path` is ") && fault.contains(advice), "{fault}");
+    }
+}
+
+#[test]
+fn an_answer_may_take_no_longer_than_the_interval() {
+    assert_eq!(
+        fault("[timeouts]\nhealth_interval = \"1s\"\nhealth_wait = \"2s\""),
+        "6:15: `health_wait` is 2s; it may be up to `health_interval`, which is 1s"
+    );
 }
 
 #[test]

@@ -71,6 +71,7 @@ upstream_ca = "chat.pem"
 upstream_name = "other.internal"
 upstream_verify = true
 send_proxy_protocol = true
+health_path = "/status?brief=1"
 body_bytes_max = "100 MiB"
 
 [limits]
@@ -93,6 +94,7 @@ upstream_idle = "8s"
 tunnel_idle = "1h"
 linger = "10s"
 drain = "11s"
+health_interval = "1s"
 
 [rate_limits]
 exempt = ["192.0.2.0/24", "2001:db8::/32"]
@@ -179,6 +181,8 @@ fn absent_keys_have_their_defaults() {
             linger: seconds(30),
             drain: seconds(30),
             hand_over: seconds(300),
+            health_interval: seconds(5),
+            health_wait: seconds(2),
         }
     );
 }
@@ -239,6 +243,8 @@ fn listeners_certificates_and_routes_are_read() {
     assert_eq!((of_route.balance, of_homeserver.balance), (Balance::LeastConnections, Balance::RoundRobin));
     assert_eq!((of_route.requests_max, of_homeserver.requests_max), (Some(200), None));
     assert_eq!((&of_route.weights[..], &of_homeserver.weights[..]), (&[3, 1][..], &[1; 4][..]));
+    assert_eq!(route.upstream.health_path.as_deref(), Some("/status?brief=1"));
+    assert_eq!(config.homeservers[0].upstream.health_path, None);
 }
 
 #[test]
@@ -251,6 +257,8 @@ fn limits_and_timeouts_are_read() {
     assert_eq!(config.timeouts.upstream_connect, Duration::from_millis(500));
     assert_eq!(config.timeouts.tunnel_idle, Duration::from_secs(3600));
     assert_eq!(config.timeouts.drain, Duration::from_secs(11));
+    assert_eq!(config.timeouts.health_interval, Duration::from_secs(1));
+    assert_eq!(config.timeouts.health_wait, Duration::from_secs(1), "never more than the interval");
 }
 
 #[test]
