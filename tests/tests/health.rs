@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use ringfence_tests::proxy::{ProxyBuilder, check};
-use ringfence_tests::{Message, Origin, PATIENCE, Proxy, SECOND, message, pause, wait_until};
+use ringfence_tests::{Authority, Message, Origin, PATIENCE, Proxy, SECOND, message, pause, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -39,6 +39,18 @@ impl Homeserver {
         let shared = Arc::clone(&state);
         let answer = move |request: &Message| shared.answer(request);
         Homeserver { origin: Origin::each_on_unix_socket(move |peer| peer.serve(&answer)), state }
+    }
+
+    /// Over TLS, with a certificate for `hs.internal`.
+    fn over_tls() -> Homeserver {
+        let state = State::new();
+        let shared = Arc::clone(&state);
+        let config = Authority::shared().certificate(&["hs.internal"]).server_config();
+        let origin = Origin::each(move |peer| {
+            peer.accept_tls(&config);
+            peer.serve(&|request: &Message| shared.answer(request));
+        });
+        Homeserver { origin, state }
     }
 
     fn says(&self, status: u16) {
@@ -177,6 +189,22 @@ fn a_server_on_a_unix_socket_is_asked_too() {
     assert_eq!((one.requests(), other.requests()), (0, 4));
     one.says(200);
     wait_for(&proxy, 0, true);
+}
+
+#[test]
+fn a_server_over_tls_is_asked_over_tls_and_has_to_be_the_one_that_is_meant() {
+    let homeserver = Homeserver::over_tls();
+    let builder = asked(Proxy::builder().upstream(&homeserver.origin.url().replace("http://", "https://")));
+    let builder = builder.file("ca.pem", &Authority::shared().pem());
+    let proxy = builder.extra("upstream_ca = \"ca.pem\"\nupstream_name = \"hs.internal\"").start();
+    wait_until("good answers", PATIENCE, || servers(&proxy)[0]["health"]["passed"].as_u64() > Some(1));
+    assert_eq!(servers(&proxy)[0]["health"]["failed"], 0);
+    assert!(homeserver.probes() >= 2);
+    proxy.set_config(&proxy.config().replace("\"hs.internal\"", "\"other.internal\""));
+    proxy.tell("reload");
+    wait_for(&proxy, 0, false);
+    let why = servers(&proxy)[0]["health"]["why"].to_string();
+    assert!(why.contains("certificate"), "{why}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use hyper::{Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use ringfence_forward::{
     Health, proxy_protocol,
-    snapshot::{ServerAddress, Snapshot},
+    snapshot::{ServerAddress, ServerTls, Snapshot},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
@@ -25,6 +25,7 @@ use tokio::{
     task::{self, AbortHandle, JoinSet},
     time,
 };
+use tokio_rustls::TlsConnector;
 
 use super::control::Running;
 use crate::config::{Timeouts, format_duration};
@@ -47,11 +48,13 @@ impl Drop for Probe {
 }
 
 /// Whom to ask, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 struct Question {
     /// For the log.
     server: String,
     address: ServerAddress,
+    /// How to speak TLS to it.
+    tls: Option<Arc<ServerTls>>,
     /// Connections begin with a header of the PROXY protocol.
     sends_proxy_header: bool,
     /// Between two questions.
@@ -68,13 +71,7 @@ impl Probes {
         let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         for ((health, question), index) in wanted.into_iter().zip(0..) {
             match self.0.iter().find(|probe| Arc::ptr_eq(&probe.health, &health)) {
-                Some(probe) => {
-                    probe.question.send_if_modified(|known| {
-                        let is_new = *known != question;
-                        *known = question;
-                        is_new
-                    });
-                }
+                Some(probe) => drop(probe.question.send(question)),
                 None => {
                     let first = Instant::now() + question.interval * index / count;
                     self.0.push(Probe::start(health, question, first));
@@ -104,6 +101,7 @@ fn questions(snapshot: &Snapshot, timeouts: &Timeouts) -> Vec<(Arc<Health>, Ques
             let question = Question {
                 server: server.name.clone(),
                 address: server.address.clone(),
+                tls: server.tls.clone(),
                 sends_proxy_header: upstream.sends_proxy_header,
                 interval: timeouts.health_interval,
                 wait: timeouts.health_wait,
@@ -189,10 +187,7 @@ const ANSWERS_UP: u32 = 1;
 
 /// Asks once. The error says what is wrong, the other one what is well.
 async fn ask(question: &Question, health: &Health) -> Result<String, String> {
-    let mut stream = connect(question).await.map_err(|error| format!("no connection: {error}"))?;
-    if question.sends_proxy_header {
-        stream.write_all(&proxy_protocol::local_header()).await.map_err(|error| error.to_string())?;
-    }
+    let stream = connect(question).await.map_err(|error| format!("no connection: {error}"))?;
     let status = converse(stream, health).await.map_err(|error| format!("no HTTP: {error}"))?;
     let said = format!("status {status}");
     if (200..400).contains(&status) { Ok(said) } else { Err(said) }
@@ -202,22 +197,37 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// A connection to the first address that takes one. What lies between the socket and HTTP belongs here.
+/// A connection to the first address that takes one.
 async fn connect(question: &Question) -> io::Result<Box<dyn Stream>> {
     match &question.address {
-        ServerAddress::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        ServerAddress::Unix(path) => begin(UnixStream::connect(path).await?, question).await,
         ServerAddress::Tcp(addresses) => {
             // An address that swallows everything must not keep the others from being tried.
             let share = question.wait / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
             let mut last = io::ErrorKind::AddrNotAvailable.into();
             for address in addresses {
-                match time::timeout(share, TcpStream::connect(address)).await {
-                    Ok(Ok(stream)) => return Ok(Box::new(stream)),
+                let stream = async { begin(TcpStream::connect(address).await?, question).await };
+                match time::timeout(share, stream).await {
+                    Ok(Ok(stream)) => return Ok(stream),
                     Ok(Err(error)) => last = error,
                     Err(_) => last = io::ErrorKind::TimedOut.into(),
                 }
             }
             Err(last)
+        }
+    }
+}
+
+/// Says what comes before the request, as the data plane does.
+async fn begin(mut stream: impl Stream + 'static, question: &Question) -> io::Result<Box<dyn Stream>> {
+    if question.sends_proxy_header {
+        stream.write_all(&proxy_protocol::local_header()).await?;
+    }
+    match &question.tls {
+        None => Ok(Box::new(stream)),
+        Some(tls) => {
+            let connector = TlsConnector::from(tls.client.config());
+            Ok(Box::new(connector.connect(tls.name.clone(), stream).await?))
         }
     }
 }
