@@ -194,12 +194,12 @@ impl Log {
     }
 }
 
-/// A batch is handed on when it has this many bytes: some 150 lines, one allocation and one wake-up of the writer.
-const BATCH_BYTES: usize = 32 * KIB;
+/// A batch is handed on when it has this many bytes: some 500 lines, one allocation and one wake-up of the writer.
+const BATCH_BYTES: usize = 128 * KIB;
 const LINE_BYTES_LIKELY: usize = KIB;
 
 /// Batches that may wait for the writer: 8 MiB, a few seconds of a full load while a disk stalls.
-const BATCHES_MAX: usize = 256;
+const BATCHES_MAX: usize = 64;
 
 // Writing to a Vec cannot fail: the results of `write!` are of no interest here.
 
@@ -209,9 +209,19 @@ fn write_text(out: &mut Vec<u8>, layout: &LogLayout, calendar: &Calendar, record
         out.push(b' ');
     }
     out.extend_from_slice(b"client=");
+    let client_at = out.len();
     write_address(out, record.client);
+    let client_end = out.len();
     out.extend_from_slice(b" peer=");
-    write_socket_address(out, record.peer);
+    match record.peer {
+        // Mostly the client itself.
+        SocketAddr::V4(peer) if IpAddr::V4(*peer.ip()) == record.client => {
+            out.extend_from_within(client_at..client_end);
+            out.push(b':');
+            write_number(out, peer.port());
+        }
+        peer => write_socket_address(out, peer),
+    }
     out.extend_from_slice(b" listener=");
     write_socket_address(out, record.listener);
     write_all(out, [" class=", (layout.class_name)(record.class), " method="]);

@@ -204,6 +204,10 @@ fn skip_version(path: &[u8]) -> &[u8] {
 }
 
 fn matches_pattern(pattern: &str, path: &[u8]) -> bool {
+    // Most patterns end here.
+    if !pattern.starts_with('*') && pattern.as_bytes().first() != path.first() {
+        return false;
+    }
     let mut path = Some(path);
     for expected in pattern.as_bytes().split(|byte| *byte == b'/') {
         if expected == b"**" {

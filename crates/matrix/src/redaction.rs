@@ -72,18 +72,25 @@ fn without_authority<'t>(target: &'t [u8], out: &mut dyn FnMut(&[u8])) -> &'t [u
 }
 
 fn write_path(path: &[u8], out: &mut dyn FnMut(&[u8])) {
-    let mut segments = path.split(|byte| *byte == b'/');
-    let first = segments.next().unwrap_or_default();
-    out(if is_harmless(first) { first } else { CUT });
+    // What stays is handed on in one piece.
+    let (mut written, mut start) = (0, 0);
     let mut is_matrix = None;
-    let mut before = first;
-    for segment in segments {
-        let is_matrix = *is_matrix.get_or_insert_with(|| is_root(segment));
-        let stays = if is_matrix { is_word(segment, before) } else { is_harmless(segment) };
-        out(b"/");
-        out(if stays || segment.is_empty() { segment } else { CUT });
-        before = segment;
+    let mut before: &[u8] = b"";
+    for (index, segment) in path.split(|byte| *byte == b'/').enumerate() {
+        let stays = match index {
+            0 => is_harmless(segment),
+            _ if *is_matrix.get_or_insert_with(|| is_root(segment)) => is_word(segment, before),
+            _ => is_harmless(segment),
+        };
+        let end = start + segment.len();
+        if !stays && !segment.is_empty() {
+            out(&path[written..start]);
+            out(CUT);
+            written = end;
+        }
+        (before, start) = (segment, end + 1);
     }
+    out(&path[written..]);
 }
 
 /// Whether what is below this first segment is Matrix' own, however it is spelled.
@@ -100,7 +107,7 @@ fn is_root(segment: &[u8]) -> bool {
         })
     };
     // As beginnings, and what a homeserver might resolve to one: neither makes anything harmless of what follows.
-    matches!(segment, b"" | b"." | b"..")
+    matches!(segment, b"_matrix" | b"" | b"." | b"..")
         || [&b"_matrix"[..], b"_synapse", b".well-known"].iter().any(|root| matches(root))
 }
 
@@ -125,7 +132,7 @@ fn is_word(segment: &[u8], before: &[u8]) -> bool {
         // A proposal under trial: `/unstable/org.matrix.msc3575/`.
         || before == b"unstable" && segment.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'))
         || is_specified(segment)
-        || WORDS.binary_search_by(|word| order(word.as_bytes(), segment)).is_ok()
+        || words_of_length(segment.len()).binary_search_by(|word| word.as_bytes().cmp(segment)).is_ok()
 }
 
 /// `v3`, `r0`.
@@ -140,12 +147,32 @@ fn is_specified(segment: &[u8]) -> bool {
     name.starts_with(b"m.") && name.iter().all(is_plain)
 }
 
-/// Shorter ones first: most comparisons end with the length.
-fn order(word: &[u8], segment: &[u8]) -> std::cmp::Ordering {
-    word.len().cmp(&segment.len()).then_with(|| word.cmp(segment))
+/// Those of [`WORDS`] that have so many letters.
+fn words_of_length(length: usize) -> &'static [&'static str] {
+    match WORD_STARTS.get(length..length + 2) {
+        Some([start, end]) => &WORDS[*start..*end],
+        _ => &[],
+    }
 }
 
-/// Segments of the specification's paths, by [`order`].
+/// Where in [`WORDS`] the words of each length begin.
+const WORD_STARTS: [usize; WORD_BYTES_MAX + 2] = {
+    let mut starts = [0; WORD_BYTES_MAX + 2];
+    let (mut length, mut at) = (0, 0);
+    while length < starts.len() {
+        while at < WORDS.len() && WORDS[at].len() < length {
+            at += 1;
+        }
+        starts[length] = at;
+        length += 1;
+    }
+    starts
+};
+
+/// Length of the longest of [`WORDS`], in bytes.
+const WORD_BYTES_MAX: usize = WORDS[WORDS.len() - 1].len();
+
+/// Segments of the specification's paths, shorter ones first, those of one length in their order.
 #[rustfmt::skip]
 const WORDS: &[&str] = &[
     "add", "all", "api", "app", "ban", "cas", "key", "rtc", "set", "sso", "web", "3pid", "auth", "bind",
