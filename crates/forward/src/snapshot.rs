@@ -161,24 +161,47 @@ impl Server {
     }
 }
 
-/// Lets upstreams that follow those of `before` keep what workers share of them: a server is known by its name. Of servers
-/// with the same name in several upstreams, each is followed by one.
+/// Lets upstreams that follow those of `before` keep what workers share of them: a server is known by its name.
 pub fn keep_shared(upstreams: &mut [Upstream], before: &[Upstream]) {
-    let mut known: Vec<(&Upstream, &Server)> = before
-        .iter()
-        .flat_map(|upstream| upstream.servers.iter().map(move |server| (upstream, server)))
-        .collect();
-    let mut queues: Vec<&Arc<Queue>> = before.iter().map(|upstream| &upstream.queue).collect();
+    let mut followed = followed(upstreams, before, |one, other| one.name == other.name).into_iter();
+    let mut queues: Vec<Option<&Arc<Queue>>> = before.iter().map(|upstream| Some(&upstream.queue)).collect();
     for upstream in upstreams {
+        let mut queue = None;
         for server in &mut upstream.servers {
-            let Some(index) = known.iter().position(|(_, other)| other.name == server.name) else { continue };
-            let (of, other) = known.remove(index);
-            server.slots = other.slots.clone();
-            if let Some(index) = queues.iter().position(|queue| Arc::ptr_eq(queue, &of.queue)) {
-                upstream.queue = queues.remove(index).clone();
-            }
+            let Some((of, index)) = followed.next().flatten() else { continue };
+            server.slots = before[of].servers[index].slots.clone();
+            queue = queue.or_else(|| queues[of].take());
+        }
+        if let Some(queue) = queue {
+            upstream.queue = queue.clone();
         }
     }
+}
+
+/// The server of `before` that each server of `next` follows, in their order, as indexes of an upstream and a server: one of the
+/// upstream at the same place if there is one. Each is followed by one.
+pub(crate) fn followed(
+    next: &[Upstream],
+    before: &[Upstream],
+    is_same: impl Fn(&Server, &Server) -> bool,
+) -> Vec<Option<(usize, usize)>> {
+    let places =
+        |(of, upstream): (usize, &Upstream)| (0..upstream.servers.len()).map(move |index| (of, index));
+    let mut left: Vec<(usize, usize)> = before.iter().enumerate().flat_map(places).collect();
+    let servers: Vec<(usize, usize)> = next.iter().enumerate().flat_map(places).collect();
+    let mut followed = vec![None; servers.len()];
+    for in_place in [true, false] {
+        for (found, (upstream, server)) in
+            followed.iter_mut().zip(&servers).filter(|(found, _)| found.is_none())
+        {
+            let server = &next[*upstream].servers[*server];
+            let fits = |(of, index): &(usize, usize)| {
+                (of == upstream || !in_place) && is_same(server, &before[*of].servers[*index])
+            };
+            *found = left.iter().position(fits).map(|position| left.remove(position));
+        }
+    }
+    followed
 }
 
 impl Server {
@@ -313,4 +336,53 @@ impl PathMatch {
 /// Whether `address` lies in one of `networks`.
 pub fn contains(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(names: &[&str]) -> Upstream {
+        let server = |name: &&str| Server {
+            name: (*name).to_owned(),
+            address: ServerAddress::Tcp(Vec::new()),
+            tls: None,
+            weight: 1,
+            slots: Arc::default(),
+            health: None,
+        };
+        Upstream {
+            servers: names.iter().map(server).collect(),
+            sends_proxy_header: false,
+            balance: Balance::RoundRobin,
+            requests_max: None,
+            queue: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_server_in_two_upstreams_is_followed_in_each() {
+        let before = [upstream(&["a", "b"]), upstream(&["b", "c"])];
+        // The first would take what the second one's own is.
+        let next = [upstream(&["c", "b"]), upstream(&["b", "c", "b"])];
+        let found = followed(&next, &before, Server::is_same);
+        assert_eq!(found, [None, Some((0, 1)), Some((1, 0)), Some((1, 1)), None]);
+    }
+
+    #[test]
+    fn upstreams_keep_their_own_slots_and_queues() {
+        let before = [upstream(&["a", "b"]), upstream(&["b", "c"])];
+        let mut next = [upstream(&["c", "b"]), upstream(&["b", "c"])];
+        keep_shared(&mut next, &before);
+        for (next, before) in next.iter().zip(&before) {
+            assert!(Arc::ptr_eq(&next.queue, &before.queue));
+        }
+        assert!(Arc::ptr_eq(&next[0].servers[1].slots, &before[0].servers[1].slots));
+        assert!(Arc::ptr_eq(&next[1].servers[0].slots, &before[1].servers[0].slots));
+        assert!(Arc::ptr_eq(&next[1].servers[1].slots, &before[1].servers[1].slots));
+        // One that has moved is found again.
+        let mut moved = [upstream(&["c"])];
+        keep_shared(&mut moved, &before);
+        assert!(Arc::ptr_eq(&moved[0].queue, &before[1].queue));
+    }
 }

@@ -20,11 +20,11 @@ use crate::{
     date::Calendar,
     environment::Environment,
     limits::upstream_idle_max,
-    pool::{Line, Pool, ServerState},
+    pool::{Line, Pool},
     record::{Log, LogSender},
     request_id::RequestIds,
     shelf::Shelf,
-    snapshot::{Server, Snapshot, Upstream},
+    snapshot::{Server, Snapshot, Upstream, followed},
     transport::Transport,
     wakers::Wakers,
 };
@@ -78,21 +78,19 @@ impl<E: Environment> Live<E> {
 
     /// What follows `self`: servers that stay keep their connections and their record.
     fn followed_by(&self, snapshot: Arc<Snapshot>) -> Rc<Self> {
-        let state = |server: &Server| self.server(server).unwrap_or_default();
+        let mut servers =
+            followed(&snapshot.upstreams, &self.snapshot.upstreams, Server::is_same).into_iter();
+        let mut state = |_: &Server| match servers.next().flatten() {
+            Some((upstream, server)) => self.pools[upstream].server(server),
+            None => Rc::default(),
+        };
         let pool = |upstream: &Upstream| {
             let of_before =
                 || self.pools.iter().filter_map(Pool::line).find(|line| line.is_part_of(&upstream.queue));
-            Pool::new(upstream, state, || of_before().cloned().unwrap_or_else(|| line(upstream)))
+            Pool::new(upstream, &mut state, || of_before().cloned().unwrap_or_else(|| line(upstream)))
         };
         let pools = snapshot.upstreams.iter().map(pool).collect();
         Rc::new(Live { snapshot, pools })
-    }
-
-    fn server(&self, server: &Server) -> Option<Rc<ServerState<E::Stream>>> {
-        self.snapshot.upstreams.iter().zip(&self.pools).find_map(|(upstream, pool)| {
-            let index = upstream.servers.iter().position(|known| known.is_same(server))?;
-            Some(pool.server(index))
-        })
     }
 }
 
