@@ -190,6 +190,10 @@ pub const SERVER_RETRY_AFTER: Duration = Duration::from_secs(2);
 /// is back waits a minute at most.
 pub const SERVER_RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
+/// How long the request that tries a server keeps others from trying it, so that a long poll does not keep away a server that is
+/// back: longer than the default of `upstream_connect`, so that a dead one costs one client that time, not several.
+pub const TRIAL_MAX: Duration = Duration::from_secs(5);
+
 /// Requests in a row that a server takes and does not answer until it is passed over: one or two may be the fault of these
 /// very requests.
 pub const UNANSWERED_MAX: u32 = 3;

@@ -181,6 +181,12 @@ impl<S> Pool<S> {
         self.line.as_ref()?.enter(max, now)
     }
 
+    /// Whether this request may look for room now.
+    pub(crate) fn may_look(&self, waiting: &Waiting<'_>, now: Instant) -> bool {
+        let is_room = (0..self.members.len()).any(|server| self.has_room(server));
+        waiting.may_look(now, is_room)
+    }
+
     /// Whether somebody waits for a server to have room.
     fn is_awaited(&self) -> bool {
         self.line.as_ref().is_some_and(|line| line.is_awaited())

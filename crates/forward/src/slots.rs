@@ -85,19 +85,28 @@ impl Queue {
 
     /// Who has waited since then waits no more.
     pub(crate) fn leave(&self, since: Instant) {
-        let _ = self.claim.compare_exchange(self.millis(since), NOBODY, Ordering::Relaxed, Ordering::Relaxed);
+        self.withdraw(self.millis(since));
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether the first of a worker's line, who has waited since then, may take a slot now: not while somebody elsewhere
-    /// has waited for [`QUEUE_LEAD_MAX`] longer. Who has waited that long says so to the others.
-    pub(crate) fn may_take(&self, since: Instant, now: Instant) -> bool {
+    /// has waited for [`QUEUE_LEAD_MAX`] longer. Who has waited that long says so to the others, unless there `is_room`: then it
+    /// waits for a server that its own worker likes better, and others need not wait for that.
+    pub(crate) fn may_take(&self, since: Instant, now: Instant, is_room: bool) -> bool {
         let since_millis = self.millis(since);
+        if is_room {
+            self.withdraw(since_millis);
+        }
         let claim = self.claim.load(Ordering::Relaxed);
-        if since_millis < claim && now.saturating_duration_since(since) > QUEUE_LEAD_MAX {
+        if !is_room && since_millis < claim && now.saturating_duration_since(since) > QUEUE_LEAD_MAX {
             self.claim.fetch_min(since_millis, Ordering::Relaxed);
         }
         since_millis <= claim.saturating_add(millis(QUEUE_LEAD_MAX))
+    }
+
+    /// Ends the claim of who has waited since then.
+    fn withdraw(&self, since_millis: u64) {
+        let _ = self.claim.compare_exchange(since_millis, NOBODY, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -162,12 +171,23 @@ mod tests {
         let early = queue.origin + Duration::from_secs(1);
         let late = early + QUEUE_LEAD_MAX + Duration::from_millis(10);
         let about_as_early = early + QUEUE_LEAD_MAX;
-        assert!(queue.may_take(early, early) && queue.may_take(late, late), "nobody claims yet");
-        assert!(queue.may_take(early, late), "and now somebody does");
-        assert!(!queue.may_take(late, late));
-        assert!(queue.may_take(about_as_early, late), "a small lead stalls nobody");
+        let may_take = |since| queue.may_take(since, late, false);
+        assert!(queue.may_take(early, early, false) && may_take(late), "nobody claims yet");
+        assert!(may_take(early), "and now somebody does");
+        assert!(!may_take(late));
+        assert!(may_take(about_as_early), "a small lead stalls nobody");
         assert!(queue.enter(9));
         queue.leave(early);
-        assert!(queue.may_take(late, late));
+        assert!(may_take(late));
+    }
+
+    #[test]
+    fn who_waits_although_there_is_room_holds_nobody_up() {
+        let queue = Queue::default();
+        let early = queue.origin + Duration::from_secs(1);
+        let late = early + QUEUE_LEAD_MAX + Duration::from_millis(10);
+        assert!(queue.may_take(early, late, true) && queue.may_take(late, late, true));
+        assert!(queue.may_take(early, late, false) && !queue.may_take(late, late, true), "it claims");
+        assert!(queue.may_take(early, late, true) && queue.may_take(late, late, true), "and no more");
     }
 }

@@ -30,7 +30,7 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
             let called = poll_fn(|cx| waiting.poll_called(cx));
             let _ = before(env, next_look.min(deadline), called).await;
             let now = env.recently();
-            if waiting.may_look(now) {
+            if pool.may_look(&waiting, now) {
                 match order.next(now, true) {
                     Choice::Server(asking) => return Ok(Some(asking)),
                     Choice::Nobody => return Ok(None),

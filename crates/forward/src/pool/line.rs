@@ -50,14 +50,17 @@ impl Line {
         self.queue.waiting() > 0
     }
 
-    /// Takes the last place; `None`: `max` requests wait already.
+    /// Takes the last place; `None`: `max` requests wait already. Who is first by that is called at once: those that wait on
+    /// other workers do not wait for the same room, or have left meanwhile.
     pub(super) fn enter(&self, max: usize, now: Instant) -> Option<Waiting<'_>> {
         if !self.queue.enter(max) {
             return None;
         }
         let ticket = self.ticket.get();
         self.ticket.set(ticket + 1);
-        self.places.borrow_mut().push_back(Place { ticket, is_called: false, waker: Waker::noop().clone() });
+        let mut places = self.places.borrow_mut();
+        let is_called = places.is_empty();
+        places.push_back(Place { ticket, is_called, waker: Waker::noop().clone() });
         Some(Waiting { line: self, ticket, since: now })
     }
 
@@ -76,9 +79,9 @@ impl Waiting<'_> {
         self.line.places.borrow().front().is_some_and(|first| first.ticket == self.ticket)
     }
 
-    /// Whether it may look for room.
-    pub(crate) fn may_look(&self, now: Instant) -> bool {
-        self.is_first() && self.line.queue.may_take(self.since, now)
+    /// Whether it may look for room; `is_room`: some server has it, whether this request may have that one or not.
+    pub(super) fn may_look(&self, now: Instant, is_room: bool) -> bool {
+        self.is_first() && self.line.queue.may_take(self.since, now, is_room)
     }
 
     /// Ready when it has been called.
@@ -124,12 +127,16 @@ mod tests {
         let first = line.enter(3, now).unwrap();
         let second = line.enter(3, now).unwrap();
         let third = line.enter(3, now).unwrap();
+        assert!(
+            is_called(&first) && !is_called(&first),
+            "whoever comes to an empty line looks before it sleeps"
+        );
         assert!(line.enter(3, now).is_none(), "the line has an end");
         line.call();
         assert!(is_called(&first) && !is_called(&first) && !is_called(&second));
         drop(second);
         drop(first);
-        assert!(third.may_look(now) && is_called(&third));
+        assert!(third.may_look(now, true) && is_called(&third));
         drop(third);
         assert!(!line.is_awaited());
     }

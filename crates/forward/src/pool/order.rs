@@ -1,8 +1,9 @@
 //! Which server of an upstream is next.
 //!
-//! Servers that are down by their health are tried when no other is left, and those that are ejected after them, the one that
-//! comes back soonest first. Among the others the
-//! upstream's [`Balance`] decides, of those that have room. A server is tried once for each order, that is for each request.
+//! Servers that are down by their health are tried when no other is left that has room, and those that are ejected when all that
+//! are left are, the one that comes back soonest first: a full server is waited for rather than an ejected one tried. Among
+//! the others the upstream's [`Balance`] decides, of those that have room. A server is tried once for each order, that is for
+//! each request.
 
 use std::{cmp::Ordering, time::Instant};
 
@@ -26,8 +27,12 @@ pub(crate) enum Choice<'p, S> {
 }
 
 /// The same among some servers, as bits.
-enum Pick {
-    Server(usize),
+pub(super) enum Pick {
+    Server {
+        server: usize,
+        /// Those that it was taken from in turn, itself among them.
+        among: u64,
+    },
     Wait,
     Nobody,
 }
@@ -50,8 +55,11 @@ impl<'p, S> Order<'p, S> {
             match self.pool.pick(self.tried, full, now) {
                 Pick::Wait => return Choice::Wait,
                 Pick::Nobody => return Choice::Nobody,
-                Pick::Server(server) => match self.pool.begin(server, now) {
+                Pick::Server { server, among } => match self.pool.begin(server, now) {
                     Some(asking) => {
+                        if self.tried == 0 {
+                            self.pool.pay(server, among);
+                        }
                         self.tried |= bit(server);
                         return Choice::Server(asking);
                     }
@@ -69,18 +77,23 @@ impl<S> Pool<S> {
         u64::MAX >> (u64::BITS as usize - self.members.len())
     }
 
-    fn pick(&self, tried: u64, full: u64, now: Instant) -> Pick {
+    pub(super) fn pick(&self, tried: u64, full: u64, now: Instant) -> Pick {
         let left = self.all() & !tried;
         let admitted = self.those(left, |server| self.is_admitted(server, now));
         let open = self.those(admitted, |server| self.is_well(server));
-        let wanted = [open, admitted, left].into_iter().find(|those| *those != 0).unwrap_or_default();
-        let free = self.those(wanted & !full, |server| self.has_room(server));
+        // Ejected ones only where all that are left are.
+        let last = if admitted == 0 { left } else { admitted };
+        let free_of = |those: u64| self.those(those & !full, |server| self.has_room(server));
+        let free = [open, last].into_iter().map(free_of).find(|free| *free != 0).unwrap_or_default();
         match (left, free) {
             (0, _) => Pick::Nobody,
             (_, 0) => Pick::Wait,
-            _ if free.is_power_of_two() => Pick::Server(first(free)),
-            _ if admitted == 0 => Pick::Server(self.soonest(free)),
-            _ => Pick::Server(self.balanced(free, tried == 0)),
+            _ if free.is_power_of_two() => Pick::Server { server: first(free), among: free },
+            _ if admitted == 0 => {
+                let server = self.soonest(free);
+                Pick::Server { server, among: bit(server) }
+            }
+            _ => self.balanced(free),
         }
     }
 
@@ -100,11 +113,12 @@ impl<S> Pool<S> {
         servers(among).min_by_key(until).unwrap_or_default()
     }
 
-    fn balanced(&self, among: u64, is_first: bool) -> usize {
-        match self.balance {
-            Balance::RoundRobin => self.in_turn(among, is_first),
-            Balance::LeastConnections => self.in_turn(self.least_loaded(among), is_first),
-        }
+    fn balanced(&self, free: u64) -> Pick {
+        let among = match self.balance {
+            Balance::RoundRobin => free,
+            Balance::LeastConnections => self.least_loaded(free),
+        };
+        Pick::Server { server: self.in_turn(among), among }
     }
 
     /// Those with the fewest requests for their weight.
@@ -126,24 +140,28 @@ impl<S> Pool<S> {
     }
 
     /// Smooth weighted round-robin, as nginx has it: everybody gains their weight, the richest is taken and pays for all.
-    /// Only the first choice of a request is paid for, so that one that fails does not cost others their turns.
-    fn in_turn(&self, among: u64, is_first: bool) -> usize {
-        let gained = |server: usize| {
-            let member = &self.members[server];
-            member.credit.get() + i64::from(member.weight)
-        };
-        let richer = |best: usize, server: usize| if gained(server) > gained(best) { server } else { best };
-        let taken = servers(among).reduce(richer).unwrap_or_default();
-        if is_first {
-            let mut total = 0;
-            for server in servers(among) {
-                total += i64::from(self.members[server].weight);
-                self.members[server].credit.set(gained(server));
-            }
-            let credit = &self.members[taken].credit;
-            credit.set(credit.get() - total);
+    fn in_turn(&self, among: u64) -> usize {
+        let richer =
+            |best: usize, server: usize| if self.gained(server) > self.gained(best) { server } else { best };
+        servers(among).reduce(richer).unwrap_or_default()
+    }
+
+    /// What was taken in turn is paid for, once a request goes there. Only the first server of a request is, so that one that
+    /// fails does not cost others their turns.
+    pub(super) fn pay(&self, taken: usize, among: u64) {
+        let mut total = 0;
+        for server in servers(among) {
+            total += i64::from(self.members[server].weight);
+            self.members[server].credit.set(self.gained(server));
         }
-        taken
+        let credit = &self.members[taken].credit;
+        credit.set(credit.get() - total);
+    }
+
+    /// Its credit with its weight.
+    fn gained(&self, server: usize) -> i64 {
+        let member = &self.members[server];
+        member.credit.get() + i64::from(member.weight)
     }
 
     fn those(&self, among: u64, is_meant: impl Fn(usize) -> bool) -> u64 {
@@ -151,7 +169,7 @@ impl<S> Pool<S> {
     }
 }
 
-fn bit(server: usize) -> u64 {
+pub(super) fn bit(server: usize) -> u64 {
     1 << server
 }
 

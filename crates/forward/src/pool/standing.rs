@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::limits::{SERVER_RETRY_AFTER, SERVER_RETRY_AFTER_MAX, UNANSWERED_MAX};
+use crate::limits::{SERVER_RETRY_AFTER, SERVER_RETRY_AFTER_MAX, TRIAL_MAX, UNANSWERED_MAX};
 
 /// What is remembered of a server.
 #[derive(Default)]
@@ -22,21 +22,22 @@ pub(crate) struct Standing {
     ejections: Cell<u32>,
     /// Ejected until then; afterwards one request at a time tries it, until one succeeds.
     until: Cell<Option<Instant>>,
-    /// One request tries it.
-    is_on_trial: Cell<bool>,
+    /// Since when a request tries it.
+    trial: Cell<Option<Instant>>,
 }
 
 /// What a request brings along that began with a server in this state.
 #[derive(Clone, Copy)]
 pub(super) struct Stake {
     ejections: u32,
-    is_trial: bool,
+    /// Since when it tries the server, if it does.
+    trial: Option<Instant>,
 }
 
 impl Standing {
     /// Whether it takes requests in its turn.
     pub(super) fn is_open(&self, now: Instant) -> bool {
-        self.until.get().is_none_or(|until| until <= now && !self.is_on_trial.get())
+        self.until.get().is_none_or(|until| until <= now && !self.is_on_trial(now))
     }
 
     /// When it comes back, if it is ejected.
@@ -49,19 +50,20 @@ impl Standing {
         self.ejections.get()
     }
 
-    /// A request begins. After an ejection the first one is the trial.
+    /// A request begins. After an ejection the first one is the trial, and another one when that takes too long.
     pub(super) fn begin(&self, now: Instant) -> Stake {
-        let is_trial = self.until.get().is_some_and(|until| until <= now) && !self.is_on_trial.get();
+        let is_trial = self.until.get().is_some() && self.is_open(now);
+        let trial = is_trial.then_some(now);
         if is_trial {
-            self.is_on_trial.set(true);
+            self.trial.set(trial);
         }
-        Stake { ejections: self.ejections.get(), is_trial }
+        Stake { ejections: self.ejections.get(), trial }
     }
 
     /// A request ends, however it did.
     pub(super) fn end(&self, stake: Stake) {
-        if stake.is_trial && self.is_of_now(stake) {
-            self.is_on_trial.set(false);
+        if stake.trial.is_some() && stake.trial == self.trial.get() {
+            self.trial.set(None);
         }
     }
 
@@ -98,6 +100,11 @@ impl Standing {
         }
     }
 
+    /// Whether a request tries it, not for too long yet.
+    fn is_on_trial(&self, now: Instant) -> bool {
+        self.trial.get().is_some_and(|since| now.saturating_duration_since(since) < TRIAL_MAX)
+    }
+
     fn is_of_now(&self, stake: Stake) -> bool {
         stake.ejections == self.ejections.get()
     }
@@ -105,7 +112,7 @@ impl Standing {
     fn readmit(&self) {
         self.until.set(None);
         self.ejected_in_a_row.set(0);
-        self.is_on_trial.set(false);
+        self.trial.set(None);
     }
 
     fn eject(&self, now: Instant) {
@@ -116,7 +123,7 @@ impl Standing {
         self.until.set(Some(now + back_off(self.ejected_in_a_row.get())));
         self.ejected_in_a_row.set(self.ejected_in_a_row.get().saturating_add(1));
         self.ejections.set(self.ejections.get().wrapping_add(1));
-        self.is_on_trial.set(false);
+        self.trial.set(None);
     }
 }
 
@@ -193,6 +200,20 @@ mod tests {
         standing.dialled(trial);
         assert!(standing.is_open(later));
         standing.end(trial);
+    }
+
+    #[test]
+    fn a_trial_that_takes_long_is_followed_by_another() {
+        let (standing, now) = (Standing::default(), Instant::now());
+        fail_dial(&standing, now);
+        let later = standing.until().unwrap();
+        let long_poll = standing.begin(later);
+        assert!(!standing.is_open(later + TRIAL_MAX - MS) && standing.is_open(later + TRIAL_MAX));
+        let second = standing.begin(later + TRIAL_MAX);
+        standing.end(long_poll);
+        assert!(!standing.is_open(later + TRIAL_MAX), "the second goes on");
+        standing.answered(second);
+        assert!(standing.is_open(later + TRIAL_MAX));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 use std::collections::BTreeMap;
 
-use super::*;
+use super::{
+    order::{Pick, bit},
+    *,
+};
 use crate::{
-    limits::{SERVER_RETRY_AFTER, UNANSWERED_MAX, UPSTREAM_IDLE_MAX},
+    limits::{QUEUE_LEAD_MAX, SERVER_RETRY_AFTER, TRIAL_MAX, UNANSWERED_MAX, UPSTREAM_IDLE_MAX},
     simulation::rng::Rng,
     snapshot::{Server, ServerAddress},
 };
@@ -218,6 +221,51 @@ fn a_full_server_is_waited_for_rather_than_an_ejected_one_tried() {
 }
 
 #[test]
+fn a_server_that_is_down_is_tried_rather_than_a_full_one_waited_for() {
+    let mut upstream = Upstream { requests_max: Some(1), ..upstream(&[1, 1, 1], Balance::RoundRobin) };
+    let (health, now) = (Arc::<Health>::default(), Instant::now());
+    health.changes(true, String::new());
+    upstream.servers[1].health = Some(health);
+    let pool = pool_for(&upstream);
+    fail_dial(&pool, 2, now);
+    let asking: Vec<_> = (0..2).map(|_| next(&mut pool.order(), now).unwrap()).collect();
+    assert_eq!([asking[0].server, asking[1].server], [0, 1]);
+    assert!(matches!(pool.order().next(now, false), Choice::Wait), "the third is ejected");
+}
+
+#[test]
+fn who_waits_for_a_full_server_holds_up_nobody_who_may_have_another() {
+    let upstream = Upstream { requests_max: Some(1), ..upstream(&[1, 1], Balance::RoundRobin) };
+    let (pool, other, now) = (pool_for(&upstream), pool_for(&upstream), Instant::now());
+    fail_dial(&pool, 1, now);
+    let full = next(&mut pool.order(), now).unwrap();
+    let early = pool.wait(9, now).unwrap();
+    let later = now + 2 * QUEUE_LEAD_MAX;
+    assert!(pool.may_look(&early, later) && matches!(pool.order().next(later, true), Choice::Wait));
+    let late = other.wait(9, later).unwrap();
+    assert!(other.may_look(&late, later));
+    let Choice::Server(asking) = other.order().next(later, true) else { panic!("it has room") };
+    assert_eq!(asking.server, 1);
+    // Now there is none: who came first is first.
+    assert!(pool.may_look(&early, later) && !other.may_look(&late, later));
+    drop(full);
+}
+
+#[test]
+fn a_server_that_another_worker_has_filled_meanwhile_costs_nobody_a_turn() {
+    let (pool, now) = (equals(3), Instant::now());
+    let Pick::Server { server, .. } = pool.pick(0, 0, now) else { panic!("all have room") };
+    // What the order does when the slot is gone.
+    let Pick::Server { server: instead, among } = pool.pick(0, bit(server), now) else {
+        panic!("two have room")
+    };
+    pool.pay(instead, among);
+    assert_eq!((server, instead), (0, 1));
+    let credits: Vec<i64> = pool.members.iter().map(|member| member.credit.get()).collect();
+    assert_eq!(credits, [0, -1, 1]);
+}
+
+#[test]
 fn the_connection_used_last_is_used_next() {
     let (pool, now) = (equals(1), Instant::now());
     pool.check_in(0, 1, now, 8);
@@ -264,15 +312,19 @@ struct Known {
     ejected_in_a_row: i32,
     /// In milliseconds.
     until: Option<u64>,
-    /// The request on trial.
-    trial: Option<usize>,
+    /// The request on trial, and since when.
+    trial: Option<(usize, u64)>,
     /// Changes with each ejection.
     era: usize,
 }
 
 impl Known {
     fn is_open(&self, now: u64) -> bool {
-        self.until.is_none_or(|until| until <= now && self.trial.is_none())
+        self.until.is_none_or(|until| until <= now && !self.is_on_trial(now))
+    }
+
+    fn is_on_trial(&self, now: u64) -> bool {
+        self.trial.is_some_and(|(_, since)| u128::from(now - since) < TRIAL_MAX.as_millis())
     }
 
     fn eject(&mut self, now: u64) {
@@ -318,8 +370,8 @@ fn play(seed: u64) {
         if let (Some(chosen), Some(server)) = (chosen, server) {
             let known = &mut known[server];
             known.in_flight += 1;
-            if known.until.is_some_and(|until| until <= millis) && known.trial.is_none() {
-                known.trial = Some(request);
+            if known.until.is_some_and(|until| until <= millis) && !known.is_on_trial(millis) {
+                known.trial = Some((request, millis));
             }
             asking.insert(request, (chosen, known.era));
         }
@@ -356,7 +408,7 @@ fn play(seed: u64) {
                 _ => {}
             }
             known.in_flight -= 1;
-            known.trial = known.trial.filter(|trial| *trial != request);
+            known.trial = known.trial.filter(|(trial, _)| *trial != request);
         }
     }
 }
