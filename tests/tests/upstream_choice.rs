@@ -258,6 +258,35 @@ fn who_came_first_is_served_first() {
 }
 
 #[test]
+fn a_request_that_is_sent_again_keeps_its_place() {
+    let (let_go, held) = channel::<()>();
+    let held = Mutex::new(held);
+    let origin = Origin::each(move |peer| {
+        if peer.index > 0 {
+            return peer.serve(&|request| message::ok(request.head.target()));
+        }
+        peer.answer(message::ok("first"));
+        peer.request_head();
+        let _ = held.lock().expect("one request").recv_timeout(PATIENCE);
+    });
+    let builder = Proxy::to(&origin).extra("requests_max = 1").limits("queue_max = 1");
+    let proxy = builder.admin().start();
+    let mut client = proxy.client();
+    assert_eq!(client.get("/_matrix/first").text(), "first");
+    ask(&mut client, "/_matrix/again");
+    wait_until("the second request", PATIENCE, || origin.request_lines().len() == 2);
+    let mut waiting = proxy.client();
+    ask(&mut waiting, "/_matrix/waits");
+    wait_for_queue(&proxy, 1);
+    let_go.send(()).expect("it waits");
+    assert_eq!(client.response().text(), "/_matrix/again");
+    assert_eq!(waiting.response().text(), "/_matrix/waits");
+    let lines = origin.request_lines().concat();
+    let place = |target: &str| lines.rfind(target).expect("it was asked for");
+    assert!(place("/again") < place("/waits"), "{lines}");
+}
+
+#[test]
 fn beyond_the_queue_is_a_503_that_says_when_to_come_again() {
     let desk = Desk::open(Duration::ZERO);
     let builder = Proxy::to(&desk.origin).extra("requests_max = 1").limits("queue_max = 1");

@@ -41,7 +41,7 @@ use crate::{
     inbox::Inbox,
     pace::Pace,
     peer::Peer,
-    pool::{Asking, Choice},
+    pool::{Asking, Choice, Order},
     record::{Agent, Record},
     request_id::RequestId,
     route::{self, Decision, Forward},
@@ -120,6 +120,8 @@ struct Progress {
     head_sent: Cell<bool>,
     /// All of the request is with the origin's kernel.
     request_sent: Cell<bool>,
+    /// When it is told that there was no room, if it has ever waited for it.
+    queue_until: Cell<Option<Instant>>,
     /// The server asked (upstream and server index), when, and the time from there to its response head.
     server: Cell<Option<(usize, usize)>>,
     asked_at: Cell<Option<Instant>>,
@@ -213,7 +215,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
     }
 
     /// Talks to the first server that can be reached. A pooled connection that turns out to be dead is nobody's
-    /// fault: what may be sent twice is sent again, once, on a fresh one.
+    /// fault: what may be sent twice is sent again, once, on a fresh one to the same server, whose slot it keeps.
     async fn converse_with_one(
         &self,
         inbox: &mut Inbox,
@@ -222,9 +224,9 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         forwarded: &Forwarded<'_>,
     ) -> Result<Option<&'static str>, Failure> {
         let announcement = self.announcement(upstream, forwarded.client);
-        let mut pooled_allowed = announcement.is_none();
+        let (mut order, mut kept) = (self.live.pools[upstream].order(), None);
         loop {
-            let link = self.connect(inbox, upstream, pooled_allowed, announcement.as_deref()).await?;
+            let link = self.connect(inbox, upstream, &mut order, kept, announcement.as_deref()).await?;
             let asked_at = self.worker.env.now();
             self.progress.asked_at.set(Some(asked_at));
             let underway = self.worker.env.underway().begin(asked_at);
@@ -243,7 +245,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
                     return Ok(close);
                 }
                 Err(Failure::UpstreamClosed) if link.pooled && self.may_be_sent_again() => {
-                    pooled_allowed = false
+                    kept = Some(link.asking);
                 }
                 Err(failure) => {
                     let is_silence = failure == Failure::UpstreamSilent;
@@ -308,24 +310,28 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
         .await
     }
 
-    /// A connection to the first server that has one, pooled or fresh, and room for a request.
+    /// A connection to the first server that has one, pooled or fresh, and room for a request. `kept`: the request is with this
+    /// server already, and now only a fresh one will do.
     async fn connect(
         &self,
         inbox: &mut Inbox,
         upstream: usize,
-        pooled_allowed: bool,
+        order: &mut Order<'a, E::Stream>,
+        mut kept: Option<Asking<'a, E::Stream>>,
         announcement: Option<&[u8]>,
     ) -> Result<Link<'a, E::Stream>, Failure> {
         let env = &self.worker.env;
         let (pool, servers) = (&self.live.pools[upstream], &self.live.snapshot.upstreams[upstream].servers);
-        let (mut order, mut failure) = (pool.order(), Failure::ConnectFailed);
+        let pooled_allowed = announcement.is_none() && kept.is_none();
+        let mut failure = Failure::ConnectFailed;
         loop {
-            let asking = match order.next(env.recently(), false) {
+            let choice = kept.take().map(Choice::Server);
+            let asking = match choice.unwrap_or_else(|| order.next(env.recently(), false)) {
                 Choice::Server(asking) => asking,
                 Choice::Nobody => return Err(failure),
                 // Boxed: what waiting takes is not carried by every exchange.
                 Choice::Wait => {
-                    let waiting = Box::pin(self.wait_for_room(pool, &mut order));
+                    let waiting = Box::pin(self.wait_for_room(pool, order));
                     match self.unless_client_leaves(inbox, waiting).await?? {
                         Some(asking) => asking,
                         None => return Err(failure),

@@ -13,7 +13,8 @@ use crate::{
 };
 
 impl<E: Environment, T: Transport> Exchange<'_, E, T> {
-    /// Waits in the line, not longer than `queue`. `None`: every server has been tried.
+    /// Waits in the line, not longer than `queue` from the first time on that this request waits. `None`: every server has been
+    /// tried.
     pub(super) async fn wait_for_room<'p>(
         &self,
         pool: &'p Pool<E::Stream>,
@@ -23,7 +24,8 @@ impl<E: Environment, T: Transport> Exchange<'_, E, T> {
         let since = env.recently();
         let waiting = pool.wait(snapshot.limits.queue_max, since).ok_or(Failure::QueueFull)?;
         count(&self.worker.counters.queued);
-        let deadline = since + snapshot.timeouts.queue;
+        let deadline = self.progress.queue_until.get().unwrap_or(since + snapshot.timeouts.queue);
+        self.progress.queue_until.set(Some(deadline));
         loop {
             let next_look = if waiting.is_first() { env.recently() + QUEUE_LOOK } else { deadline };
             // Whether it was called or its time has come: it looks.
