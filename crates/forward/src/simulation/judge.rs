@@ -379,9 +379,8 @@ impl Phase {
             // A drain ends the idle at once; who was about to read a head finds out when none comes.
             Phase::Idle { .. } if draining => timeouts.header_read,
             Phase::Idle { first: false } => timeouts.header_read.max(timeouts.keep_alive_idle + WARM),
-            Phase::Exchange => timeouts
-                .upstream_connect
-                .max(timeouts.queue)
+            // A request waits for a server to have room, and then for a connection to it.
+            Phase::Exchange => (timeouts.queue + timeouts.upstream_connect)
                 .max(timeouts.upstream_first_byte)
                 .max(timeouts.downstream_silence)
                 .max(timeouts.upstream_silence)
