@@ -4,7 +4,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -52,11 +53,19 @@ impl Trust {
 /// How sessions with servers begin that are trusted alike, and the tickets that such servers have issued.
 ///
 /// To be shared by all workers: a session that one has begun can then be resumed by every other. A resumed session is not
-/// verified again, so servers that are trusted in another way have another one of these.
+/// verified again, so servers that are trusted in another way have another one of these, and tickets are forgotten after
+/// [`TICKETS_LIFE`].
 #[derive(Debug)]
 pub struct Client {
     trust: Trust,
+    present: Mutex<Present>,
+}
+
+/// What sessions begin with now.
+#[derive(Debug)]
+struct Present {
     config: Arc<ClientConfig>,
+    since: Instant,
 }
 
 impl Client {
@@ -65,7 +74,8 @@ impl Client {
     /// # Errors
     /// [`CertificateFault::Setup`] when the cryptographic library cannot be set up, or when nobody is trusted.
     pub fn new(trust: Trust) -> Result<Client, CertificateError> {
-        Ok(Client { config: client_config(&trust)?, trust })
+        let present = Present { config: Arc::new(client_config(&trust)?), since: Instant::now() };
+        Ok(Client { trust, present: Mutex::new(present) })
     }
 
     /// Whom it trusts.
@@ -73,13 +83,25 @@ impl Client {
         &self.trust
     }
 
-    /// What sessions begin with.
+    /// What a session begins with, and where its tickets go.
     pub fn config(&self) -> Arc<ClientConfig> {
-        self.config.clone()
+        self.config_at(Instant::now())
+    }
+
+    /// Sessions that began before the tickets were forgotten leave theirs where nobody looks any more: so nothing that began
+    /// with them goes on.
+    pub(crate) fn config_at(&self, now: Instant) -> Arc<ClientConfig> {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(present.since) >= TICKETS_LIFE {
+            let mut config = ClientConfig::clone(&present.config);
+            config.resumption = no_tickets_yet();
+            *present = Present { config: Arc::new(config), since: now };
+        }
+        present.config.clone()
     }
 }
 
-fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, CertificateError> {
+fn client_config(trust: &Trust) -> Result<ClientConfig, CertificateError> {
     let setup = |error| CertificateError::general(CertificateFault::Setup(error));
     let provider = provider();
     let verifier: Arc<dyn ServerCertVerifier> = match trust {
@@ -99,17 +121,30 @@ fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, CertificateError> {
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_HTTP_1_1.to_vec()];
-    config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+    config.resumption = no_tickets_yet();
     // Early data can be replayed (RFC 8446 §8), and not every Matrix request bears that.
     config.enable_early_data = false;
     // As for listeners: the session takes the keys over, and it cuts the records.
     config.enable_secret_extraction = true;
     config.max_fragment_size = None;
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
-/// Servers whose tickets are kept, up to eight each: more than any configuration has.
-const SESSIONS_MAX: usize = 256;
+fn no_tickets_yet() -> Resumption {
+    Resumption::in_memory_sessions(TICKET_SERVERS_MAX * TICKETS_PER_SERVER)
+}
+
+/// How long tickets are kept at most: after this long a server has to show its certificate again.
+///
+/// A session that is resumed brings new tickets, so that otherwise one certificate would be believed for ever, also when
+/// its time is over. A day is little beside what certificates are valid for, and much beside one handshake in full.
+pub const TICKETS_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// Servers whose tickets are kept: more than configurations have.
+const TICKET_SERVERS_MAX: usize = 256;
+
+/// Tickets of TLS 1.3 that rustls keeps for one server. It divides the size that it is given by this.
+const TICKETS_PER_SERVER: usize = 8;
 
 /// Believes every certificate, but not that somebody has one whose key it does not hold.
 #[derive(Debug)]

@@ -33,7 +33,7 @@ mod session;
 mod tickets;
 
 pub use certificate::{Certificate, CertificateError, CertificateFault};
-pub use client::{Client, Trust};
+pub use client::{Client, TICKETS_LIFE, Trust};
 pub use config::{ALPN_HTTP_1_1, TLS13_TICKETS, server_config, server_config_after};
 pub use resolver::CertificateResolver;
 pub use rustls::pki_types::{CertificateDer, ServerName};

@@ -5,7 +5,7 @@
 //! - Bytes are consumed once a call: the records of a whole buffer are taken in one loop, and the
 //!   caller moves what is left to the front once.
 //! - The alert that tells a peer why it was refused comes out in `outgoing` before the error.
-//! - Record sizes follow the age of the connection.
+//! - Record sizes follow the age of the connection, towards clients.
 //! - Bounds on what a peer can make the caller hold, see [`HELD_BYTES_MAX`].
 //!
 //! Bounded by rustls, and likewise in [`tls13`]: empty records in a row (32), key updates without data between (32), warnings
@@ -118,7 +118,8 @@ impl Session {
     /// # Errors
     /// [`SessionError::Internal`] when the configuration cannot be used.
     pub fn new(config: Arc<ServerConfig>) -> Result<Session, SessionError> {
-        Ok(Session::begun(Side::Server(Box::new(UnbufferedServerConnection::new(config)?))))
+        let side = Side::Server(Box::new(UnbufferedServerConnection::new(config)?));
+        Ok(Session::begun(side, RecordSizes::young()))
     }
 
     /// A session with the server `name`. The `ClientHello` is appended to `outgoing`.
@@ -131,16 +132,16 @@ impl Session {
         outgoing: &mut Vec<u8>,
     ) -> Result<Session, SessionError> {
         let connection = UnbufferedClientConnection::new(config, name)?;
-        let mut session = Session::begun(Side::Client(Box::new(connection)));
+        let mut session = Session::begun(Side::Client(Box::new(connection)), RecordSizes::full());
         // What is to be said first is said without anything having come.
         let _ = session.receive(&mut [], &mut [], outgoing)?;
         Ok(session)
     }
 
-    fn begun(side: Side) -> Session {
+    fn begun(side: Side, sizes: RecordSizes) -> Session {
         Session {
             connection: Connection::Rustls(side),
-            sizes: RecordSizes::young(),
+            sizes,
             unread: Vec::new(),
             unread_taken: 0,
             held: 0,
@@ -367,9 +368,10 @@ impl Session {
     }
 
     /// Makes the connection young again: small records first. To be called before sending after
-    /// [`YOUNG_AGAIN_AFTER`] without sending, because TCP's window has closed by then (RFC 5681 §4.1).
+    /// [`YOUNG_AGAIN_AFTER`] without sending, because TCP's window has closed by then (RFC 5681 §4.1). Towards a server records
+    /// are never small.
     pub fn rested(&mut self) {
-        self.sizes = RecordSizes::young();
+        self.sizes.rested();
     }
 
     /// Appends `close_notify` (RFC 8446 §6.1): nothing will be sent after it. Receiving goes on.

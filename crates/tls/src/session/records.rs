@@ -26,15 +26,27 @@ pub(super) const HEADER_BYTES: usize = 5;
 const _: () = assert!(YOUNG_RECORD_BYTES_MAX + RECORD_OVERHEAD_MAX <= 3 * 1448);
 const _: () = assert!(YOUNG_BYTES.is_multiple_of(YOUNG_RECORD_BYTES_MAX));
 
-/// Chooses record sizes: small ones until [`YOUNG_BYTES`] are sent, then full ones.
+/// Chooses record sizes: towards clients small ones until [`YOUNG_BYTES`] are sent, then full ones.
 #[derive(Debug)]
 pub(super) struct RecordSizes {
+    young_bytes: usize,
     young_bytes_left: usize,
 }
 
 impl RecordSizes {
+    /// Small ones first.
     pub(super) fn young() -> RecordSizes {
-        RecordSizes { young_bytes_left: YOUNG_BYTES }
+        RecordSizes { young_bytes: YOUNG_BYTES, young_bytes_left: YOUNG_BYTES }
+    }
+
+    /// Never small ones: a server has no use for the beginning of a request before the rest.
+    pub(super) fn full() -> RecordSizes {
+        RecordSizes { young_bytes: 0, young_bytes_left: 0 }
+    }
+
+    /// As at the start of the connection.
+    pub(super) fn rested(&mut self) {
+        self.young_bytes_left = self.young_bytes;
     }
 
     /// Most plaintext for the next record.

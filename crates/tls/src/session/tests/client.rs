@@ -1,11 +1,13 @@
 //! The client's side against rustls' own server (its buffered API).
 
+use std::time::Instant;
+
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ServerConnection;
 
 use super::*;
-use crate::client::{Client, Trust};
+use crate::client::{Client, TICKETS_LIFE, Trust};
 
 /// A session of ours and the server of rustls that it speaks with.
 struct Link {
@@ -21,9 +23,13 @@ struct Link {
 
 impl Link {
     fn new(client: &Client, name: &str, server: &Arc<ServerConfig>) -> Link {
+        Link::with(client.config(), name, server)
+    }
+
+    fn with(config: Arc<ClientConfig>, name: &str, server: &Arc<ServerConfig>) -> Link {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut outgoing = Vec::new();
-        let session = Session::client(client.config(), name, &mut outgoing).unwrap();
+        let session = Session::client(config, name, &mut outgoing).unwrap();
         Link {
             client: session,
             incoming: Vec::new(),
@@ -155,6 +161,66 @@ fn a_client_resumes_by_the_tickets_that_came() {
         let mut link = Link::new(&trusting(&authority), "example.com", &config);
         link.pump();
         assert!(!link.client.resumed());
+    }
+}
+
+#[test]
+fn a_certificate_is_verified_again_once_tickets_are_old() {
+    let authority = Authority::root();
+    for version in [TLS12, TLS13] {
+        let mut config = server_for(&authority, &["example.com"], version);
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
+        let (config, client, start) = (Arc::new(config), trusting(&authority), Instant::now());
+        let resumes = |now| {
+            let mut link = Link::with(client.config_at(now), "example.com", &config);
+            link.pump();
+            link.client.resumed()
+        };
+        assert!(!resumes(start));
+        let mut late = Link::with(client.config_at(start), "example.com", &config);
+        assert!(resumes(start) && resumes(start + TICKETS_LIFE / 2), "{version:?}");
+        let next = start + TICKETS_LIFE + Duration::from_secs(60);
+        client.config_at(next);
+        // What began before leaves no tickets for after.
+        late.pump();
+        assert!(late.client.resumed());
+        assert!(!resumes(next), "{version:?}");
+        assert!(resumes(next));
+    }
+}
+
+#[test]
+fn tickets_of_every_server_are_kept() {
+    let authority = Authority::root();
+    let names: Vec<_> = (0..40).map(|index| format!("hs{index}.example.com")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let server = Arc::new(server_for(&authority, &names, TLS13));
+    let client = trusting(&authority);
+    for is_known in [false, true] {
+        for name in &names {
+            let mut link = Link::new(&client, name, &server);
+            link.pump();
+            assert_eq!(link.client.resumed(), is_known, "{name}");
+        }
+    }
+}
+
+#[test]
+fn records_to_a_server_are_never_small() {
+    let authority = Authority::root();
+    for version in [TLS12, TLS13] {
+        let server = Arc::new(server_for(&authority, &["example.com"], version));
+        let mut link = Link::new(&trusting(&authority), "example.com", &server);
+        link.pump();
+        for _ in 0..2 {
+            link.send(&noise(1, RECORD_PLAINTEXT_BYTES_MAX));
+            assert!(
+                link.outgoing.len() < RECORD_PLAINTEXT_BYTES_MAX + 2 * RECORD_OVERHEAD_MAX,
+                "{version:?}"
+            );
+            link.pump();
+            link.client.rested();
+        }
     }
 }
 
