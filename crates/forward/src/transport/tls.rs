@@ -36,6 +36,9 @@ struct State {
     outgoing: Option<Outgoing>,
     /// Handshake messages and alerts; behind `outgoing`.
     control: Vec<u8>,
+    /// Something could not be encrypted, as with a key of TLS 1.2 that is worn out: who waits for what the peer answers is
+    /// told, because the peer was not asked.
+    has_failed: bool,
 }
 
 struct Incoming {
@@ -71,7 +74,14 @@ impl<T: Transport> Tls<T> {
     }
 
     fn begun(inner: T, session: Session, control: Vec<u8>, buffers: Buffers) -> Tls<T> {
-        let state = State { session, incoming: None, plaintext_waits: false, outgoing: None, control };
+        let state = State {
+            session,
+            incoming: None,
+            plaintext_waits: false,
+            outgoing: None,
+            control,
+            has_failed: false,
+        };
         Tls { inner, buffers, state: RefCell::new(state) }
     }
 
@@ -91,10 +101,12 @@ impl<T: Transport> Tls<T> {
     }
 
     /// Whether nothing is there to be read, not even the end or a part of a record. What the session keeps for itself, as
-    /// tickets that came since the last read, is taken out of the way.
+    /// tickets that came since the last read, is taken out of the way. Nothing is flushed: who waits to write waits on.
     pub fn is_quiet(&self) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
-        self.poll_read(cx, &mut [0; 1]).is_pending() && self.state.borrow().incoming.is_none()
+        let mut state = self.state.borrow_mut();
+        state.poll_receive(&self.inner, &self.buffers, &mut [0; 1], cx).is_pending()
+            && state.incoming.is_none()
     }
 
     fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<Result<Version, HandshakeError>> {
@@ -130,7 +142,7 @@ impl<T: Transport> Transport for Tls<T> {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         let state = self.state.borrow();
         let has_news = state.incoming.as_ref().is_some_and(|incoming| incoming.fresh);
-        if has_news || state.plaintext_waits || state.session.has_peer_closed() {
+        if has_news || state.plaintext_waits || state.has_failed || state.session.has_peer_closed() {
             return Poll::Ready(());
         }
         self.inner.poll_readable(cx)
@@ -138,16 +150,10 @@ impl<T: Transport> Transport for Tls<T> {
 
     fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut state = self.state.borrow_mut();
-        loop {
-            let received = state.receive(buf);
-            // What the session had to say goes out now or with the next write; an alert before an error is a courtesy.
-            let _ = state.poll_flush(&self.inner, cx);
-            let produced = received.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            if produced > 0 || state.session.has_peer_closed() {
-                return Poll::Ready(Ok(produced));
-            }
-            ready!(state.poll_fill(&self.inner, &self.buffers, buf.len(), cx))?;
-        }
+        let received = state.poll_receive(&self.inner, &self.buffers, buf, cx);
+        // What the session had to say goes out now or with the next write; an alert before an error is a courtesy.
+        let _ = state.poll_flush(&self.inner, cx);
+        received
     }
 
     fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -238,6 +244,29 @@ impl State {
         Ok(received.produced)
     }
 
+    /// Reads until there is plaintext or the end. A session that has failed hands out what has come by now.
+    fn poll_receive<T: Transport>(
+        &mut self,
+        inner: &T,
+        buffers: &Buffers,
+        plaintext: &mut [u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let received = self.receive(plaintext);
+            let produced = received.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if produced > 0 || self.session.has_peer_closed() {
+                return Poll::Ready(Ok(produced));
+            }
+            match self.poll_fill(inner, buffers, plaintext.len(), cx) {
+                Poll::Pending if self.has_failed => {
+                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                }
+                filled => ready!(filled)?,
+            }
+        }
+    }
+
     /// Reads ciphertext, about `bytes` of it. The buffer grows as far as an incomplete record needs, and goes back if
     /// nothing is there: a few bytes of a record cost their sender's connection a page.
     fn poll_fill<T: Transport>(
@@ -273,6 +302,7 @@ impl State {
     fn encrypt(&mut self, parts: &[&[u8]], buffers: &Buffers) -> io::Result<()> {
         let mut buffer = buffers.take(self.session.encrypted_bytes_max(parts));
         let encrypted = self.session.encrypt_into(parts, &mut buffer);
+        self.has_failed |= encrypted.is_err();
         let end = encrypted.map_err(|error| io::Error::new(io::ErrorKind::BrokenPipe, error))?;
         self.outgoing = Some(Outgoing { buffer, sent: 0, end });
         Ok(())
@@ -329,3 +359,6 @@ const RECORD_OVERHEAD_LIKELY: usize = 4 * KIB;
 
 /// Slices encrypted at once; the rest is taken by the next write.
 const PARTS_MAX: usize = 48;
+
+#[cfg(test)]
+mod tests;

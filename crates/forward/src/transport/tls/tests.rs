@@ -1,0 +1,135 @@
+//! A client and a server of ours over a pipe in memory.
+
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::Wake,
+};
+
+use rustls::{
+    CipherSuiteCommon, RootCertStore, SupportedCipherSuite, Tls12CipherSuite,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::PrivateKeyDer,
+    version::TLS12,
+};
+
+use super::*;
+use crate::transport::pipe::Pipe;
+
+/// Bytes that each direction of a pipe holds: a handshake fits, two full records do not.
+const CAPACITY: usize = 20 * KIB;
+
+/// A session of TLS 1.2 whose keys bear so many records, that of the handshake counted.
+fn connected(records_max: u64) -> (Tls<Pipe>, Tls<Pipe>) {
+    let (near, far) = Pipe::pair(CAPACITY);
+    let (client_config, server_config) = configs(Arc::new(worn(records_max)));
+    let name = ServerName::try_from("hs.internal").unwrap();
+    let client = Tls::client(near, client_config, name, Buffers::new()).unwrap();
+    let server = Tls::new(far, server_config, Buffers::new()).unwrap();
+    {
+        let (mut ours, mut theirs) = (pin!(client.handshake()), pin!(server.handshake()));
+        let cx = &mut Context::from_waker(Waker::noop());
+        let (mut is_done, mut is_done_there) = (false, false);
+        while !(is_done && is_done_there) {
+            is_done = is_done || done(ours.as_mut().poll(cx));
+            is_done_there = is_done_there || done(theirs.as_mut().poll(cx));
+        }
+    }
+    (client, server)
+}
+
+fn done(handshake: Poll<Result<Version, HandshakeError>>) -> bool {
+    handshake.map(|shaken| assert_eq!(shaken.unwrap(), Version::Tls12)).is_ready()
+}
+
+fn worn(records_max: u64) -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    for suite in &mut provider.cipher_suites {
+        if let SupportedCipherSuite::Tls12(known) = *suite {
+            let CipherSuiteCommon { suite: name, hash_provider, .. } = known.common;
+            let common = CipherSuiteCommon { suite: name, hash_provider, confidentiality_limit: records_max };
+            let Tls12CipherSuite { prf_provider, kx, sign, aead_alg, .. } = *known;
+            // For the rest of the test, as suites are.
+            *suite = SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
+                common,
+                prf_provider,
+                kx,
+                sign,
+                aead_alg,
+            })));
+        }
+    }
+    provider
+}
+
+fn configs(provider: Arc<CryptoProvider>) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let issued = rcgen::generate_simple_self_signed(["hs.internal".to_owned()]).unwrap();
+    let certificate = issued.cert.der().clone();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    (Arc::new(client), Arc::new(server))
+}
+
+fn write(from: &Tls<Pipe>, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    from.poll_write(cx, &[IoSlice::new(bytes)])
+}
+
+fn read(at: &Tls<Pipe>, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, io::ErrorKind>> {
+    let mut plaintext = [0; 100];
+    let read = ready!(at.poll_read(cx, &mut plaintext));
+    Poll::Ready(read.map(|read| plaintext[..read].to_vec()).map_err(|error| error.kind()))
+}
+
+#[test]
+fn who_waits_for_an_answer_hears_that_the_key_is_worn_out() {
+    let (client, server) = connected(3);
+    let cx = &mut Context::from_waker(Waker::noop());
+    for _ in 0..2 {
+        assert!(matches!(write(&client, b"request", cx), Poll::Ready(Ok(7))));
+        assert_eq!(read(&server, cx), Poll::Ready(Ok(b"request".to_vec())));
+    }
+    assert!(client.poll_readable(cx).is_pending() && client.is_quiet());
+    assert!(matches!(write(&server, b"answer", cx), Poll::Ready(Ok(6))));
+    let refused = write(&client, b"request", cx);
+    assert!(matches!(&refused, Poll::Ready(Err(_))), "{refused:?}");
+    // What has come is handed out first.
+    assert_eq!(read(&client, cx), Poll::Ready(Ok(b"answer".to_vec())));
+    assert!(client.poll_readable(cx).is_ready() && !client.is_quiet());
+    assert_eq!(read(&client, cx), Poll::Ready(Err(io::ErrorKind::BrokenPipe)));
+}
+
+/// Counts how often it is woken.
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn who_waits_to_write_is_woken_after_a_look_whether_all_is_quiet() {
+    let (client, server) = connected(1000);
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(count.clone());
+    let writing = &mut Context::from_waker(&waker);
+    let piece = [7; 16 * KIB];
+    while write(&client, &piece, writing).is_ready() {}
+    assert!(client.is_quiet());
+    assert_eq!(count.0.load(Ordering::Relaxed), 0);
+    let reading = &mut Context::from_waker(Waker::noop());
+    assert!(matches!(read(&server, reading), Poll::Ready(Ok(_))));
+    assert_eq!(count.0.load(Ordering::Relaxed), 1);
+}
