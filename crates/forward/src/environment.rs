@@ -192,6 +192,10 @@ impl Environment for Ring {
         buffers: &Buffers,
         limit: Duration,
     ) -> io::Result<UpstreamStream> {
+        if server.tls.is_some() {
+            // Before the limit runs: a wait for our own turn is no fault of the server.
+            self.give_way(Turn::Dial).await;
+        }
         match &server.address {
             ServerAddress::Unix(path) => {
                 let socket = async {
@@ -251,7 +255,6 @@ impl Ring {
         tls: &ServerTls,
         buffers: &Buffers,
     ) -> io::Result<UpstreamStream> {
-        self.give_way(Turn::Handshake).await;
         let (config, name) = (tls.client.config(), tls.name.clone());
         let client = Tls::client(socket, config, name, buffers.clone()).map_err(io::Error::other)?;
         match client.handshake().await {

@@ -295,6 +295,11 @@ pub const BULK_TURNS: usize = 8;
 /// A turn without other work costs some 2 % of that, so that a burst loses nothing by queueing.
 pub const HANDSHAKE_TURNS: usize = 2;
 
+/// TLS connections to origins begun in one turn of the loop: some 0.2 ms each, for keys and a signature to verify.
+///
+/// Twice as many as clients' handshakes: each has a request that waits for it, and there are only as many as requests.
+pub const DIAL_TURNS: usize = 4;
+
 /// Requests begun in one turn of the loop of those that gave way to a crowd: some 0.5 ms.
 pub const REQUEST_TURNS: usize = 32;
 

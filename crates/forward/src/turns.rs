@@ -13,7 +13,8 @@ use std::{
 };
 
 use crate::limits::{
-    BULK_TURNS, CROWD_SPAN, HANDSHAKE_TURNS, PIPELINED_TURNS, REQUEST_TURNS, REQUESTS_UNDERWAY, TURN_BYTES,
+    BULK_TURNS, CROWD_SPAN, DIAL_TURNS, HANDSHAKE_TURNS, PIPELINED_TURNS, REQUEST_TURNS, REQUESTS_UNDERWAY,
+    TURN_BYTES,
 };
 
 /// What somebody wants to go on with.
@@ -23,6 +24,8 @@ pub(crate) enum Turn {
     Accept,
     /// A TLS handshake, up to the answer to the client's first message.
     Handshake,
+    /// A TLS connection to an origin: a request waits for it, which should not queue behind clients who only shake hands.
+    Dial,
     /// A request that came while [many](Underway::are_many) others are under way.
     Request,
     /// A request that was already there when the one before it was answered: who pipelines does not hold up who waits for
@@ -33,13 +36,15 @@ pub(crate) enum Turn {
 }
 
 impl Turn {
-    const ALL: [Turn; 5] = [Turn::Accept, Turn::Handshake, Turn::Request, Turn::Pipelined, Turn::Bulk];
+    const ALL: [Turn; 6] =
+        [Turn::Accept, Turn::Handshake, Turn::Dial, Turn::Request, Turn::Pipelined, Turn::Bulk];
 
     /// How many are let on in one turn of the loop.
     const fn ration(self) -> usize {
         match self {
             Turn::Accept => usize::MAX,
             Turn::Handshake => HANDSHAKE_TURNS,
+            Turn::Dial => DIAL_TURNS,
             Turn::Request => REQUEST_TURNS,
             Turn::Pipelined => PIPELINED_TURNS,
             Turn::Bulk => BULK_TURNS,
@@ -218,13 +223,15 @@ mod tests {
 
     #[test]
     fn one_kind_does_not_wait_for_another() {
-        let turns = Turns::default();
-        let mut crowd: Vec<_> = (0..1000).map(|_| Box::pin(turns.take(Turn::Request))).collect();
-        crowd.iter_mut().for_each(|wait| assert!(!poll(wait)));
-        let mut accept = Box::pin(turns.take(Turn::Accept));
-        assert!(!poll(&mut accept));
-        turns.admit();
-        assert!(poll(&mut accept));
+        for (many, one) in [(Turn::Request, Turn::Accept), (Turn::Handshake, Turn::Dial)] {
+            let turns = Turns::default();
+            let mut crowd: Vec<_> = (0..1000).map(|_| Box::pin(turns.take(many))).collect();
+            crowd.iter_mut().for_each(|wait| assert!(!poll(wait)));
+            let mut other = Box::pin(turns.take(one));
+            assert!(!poll(&mut other));
+            turns.admit();
+            assert!(poll(&mut other), "{one:?}");
+        }
     }
 
     #[test]
