@@ -156,6 +156,8 @@ fn speak_tls(
             let name = configured.tls_name(&configured_server.value);
             server.tls =
                 client.clone().zip(name).map(|(client, name)| Arc::new(ServerTls::new(client, name)));
+            let speaks_tls = configured_server.value.speaks_tls();
+            assert_eq!(server.tls.is_some(), speaks_tls, "{}: never without TLS", configured_server.value);
         }
     }
     trust::warnings(config).for_each(|warning| tracing::warn!("{warning}"));

@@ -169,7 +169,8 @@ impl Server {
         }
     }
 
-    fn speaks_tls(&self) -> bool {
+    /// Whether its URL is `https`.
+    pub(crate) fn speaks_tls(&self) -> bool {
         matches!(self, Server::Tcp { tls: true, .. })
     }
 }
