@@ -206,25 +206,28 @@ fn data_plane_upstream(upstream: &Upstream, servers: Vec<snapshot::Server>) -> s
     }
 }
 
-/// Servers that are asked after their health. What is known of one stays, as long as it is asked the same.
+/// Servers that are asked after their health. What is known of one stays, as long as it is asked the same in the same way.
 fn give_health(config: &Config, upstreams: &mut [snapshot::Upstream], before: Option<&Snapshot>) {
     let known = before.into_iter().flat_map(|snapshot| &snapshot.upstreams);
-    let known = known.flat_map(|upstream| &upstream.servers);
-    let mut known: Vec<(String, Arc<Health>)> =
-        known.filter_map(|server| Some((server.name.clone(), server.health.clone()?))).collect();
+    let known = known.flat_map(|upstream| {
+        upstream.servers.iter().map(|server| (upstream.sends_proxy_header, server.clone()))
+    });
+    let mut known: Vec<(bool, snapshot::Server)> = known.collect();
     for (index, upstream) in routing::upstreams(config).enumerate() {
         let Some(path) = &upstream.health_path else { continue };
         let host = routing::upstream_host(config, index);
-        for server in &mut upstreams[index].servers {
-            let is_same = |(name, health): &&(String, Arc<Health>)| {
-                *name == server.name && health.host == host && health.path == *path
-            };
-            let health = match known.iter().find(is_same) {
-                Some((_, health)) => health.clone(),
-                None => Arc::new(Health::new(host.clone(), path.clone())),
-            };
-            known.push((server.name.clone(), health.clone()));
-            server.health = Some(health);
+        let upstream = &mut upstreams[index];
+        for server in &mut upstream.servers {
+            let health = known.iter().find_map(|(sends_proxy_header, other)| {
+                let health = other.health.as_ref()?;
+                let is_asked_the_same = *sends_proxy_header == upstream.sends_proxy_header
+                    && other.is_same(server)
+                    && health.host == host
+                    && health.path == *path;
+                is_asked_the_same.then(|| health.clone())
+            });
+            server.health = Some(health.unwrap_or_else(|| Arc::new(Health::new(host.clone(), path.clone()))));
+            known.push((upstream.sends_proxy_header, server.clone()));
         }
     }
 }

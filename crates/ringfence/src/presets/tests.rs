@@ -237,6 +237,12 @@ fn what_is_known_of_a_servers_health_stays_while_it_is_asked_the_same() {
     let other_path = followed(&asked.replace("\"/health\"", "\"/other\""), &before);
     assert!(!other_path.upstreams[0].servers[0].is_down());
     assert!(followed(FILE, &before).upstreams[0].servers[0].health.is_none());
+    let other_way = asked.replacen(
+        "health_path = \"/health\"",
+        "health_path = \"/health\"\nsend_proxy_protocol = true",
+        1,
+    );
+    assert!(!followed(&other_way, &before).upstreams[0].servers[0].is_down());
 }
 
 #[test]
