@@ -122,6 +122,13 @@ struct Idle<S> {
     since: Instant,
 }
 
+impl<S> ServerState<S> {
+    /// The server where it is now: with the idle connections to where it was, which may still work.
+    pub(crate) fn elsewhere(&self) -> Self {
+        Self { idle: RefCell::new(self.idle.take()), ..Self::default() }
+    }
+}
+
 impl<S> Default for ServerState<S> {
     fn default() -> Self {
         Self {

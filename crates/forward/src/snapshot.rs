@@ -57,6 +57,13 @@ pub struct Snapshot {
     pub rate_limits: RateLimits,
 }
 
+impl Snapshot {
+    /// Whether a listener that `before`, which this one follows, had is not configured any more.
+    pub(crate) fn retires_listeners_of(&self, before: &Snapshot) -> bool {
+        self.listeners.iter().zip(&before.listeners).any(|(now, before)| now.retired && !before.retired)
+    }
+}
+
 /// How often each client address (IPv6: each /64) may use each class of endpoints.
 #[derive(Clone)]
 pub struct RateLimits {
@@ -258,6 +265,18 @@ pub enum ServerAddress {
     Tcp(Vec<SocketAddr>),
     /// A Unix stream socket.
     Unix(PathBuf),
+}
+
+impl ServerAddress {
+    /// Whether it is another address than `other`, with none in common.
+    pub fn is_elsewhere(&self, other: &ServerAddress) -> bool {
+        match (self, other) {
+            (ServerAddress::Tcp(addresses), ServerAddress::Tcp(others)) => {
+                self != other && addresses.iter().all(|address| !others.contains(address))
+            }
+            _ => self != other,
+        }
+    }
 }
 
 /// The rules of one Host; the first that matches decides.

@@ -9,6 +9,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use ringfence_http1::{OutgoingHead, RequestHead, ResponseHead};
@@ -76,12 +77,17 @@ impl<E: Environment> Live<E> {
         Rc::new(Live { snapshot, pools })
     }
 
-    /// What follows `self`: servers that stay keep their connections and their record.
+    /// What follows `self`: servers that stay keep their connections and their record. One that has moved, to none of its
+    /// addresses, keeps its idle connections, which are dropped when they end; how the one there has done says nothing of it.
     fn followed_by(&self, snapshot: Arc<Snapshot>) -> Rc<Self> {
         let mut servers =
             followed(&snapshot.upstreams, &self.snapshot.upstreams, Server::is_same).into_iter();
-        let mut state = |_: &Server| match servers.next().flatten() {
-            Some((upstream, server)) => self.pools[upstream].server(server),
+        let mut state = |server: &Server| match servers.next().flatten() {
+            Some((upstream, index)) => {
+                let known = self.pools[upstream].server(index);
+                let before = &self.snapshot.upstreams[upstream].servers[index];
+                if server.address.is_elsewhere(&before.address) { Rc::new(known.elsewhere()) } else { known }
+            }
             None => Rc::default(),
         };
         let pool = |upstream: &Upstream| {
@@ -137,8 +143,10 @@ impl<E: Environment> Worker<E> {
         let before = self.live.replace(next);
         // There may be more room now.
         before.pools.iter().filter_map(Pool::line).for_each(|line| line.call());
-        // Those that accept for a listener that is no more.
-        self.wakers.wake_all();
+        if self.live.borrow().snapshot.retires_listeners_of(&before.snapshot) {
+            // Those that accept for one.
+            self.wakers.wake_all();
+        }
     }
 
     /// Stops accepting, and answers whatever comes over connections that are open.
@@ -319,5 +327,48 @@ impl<T> Drop for Loan<'_, T> {
         if let Some(item) = self.item.take() {
             self.home.give(item, IDLE_MAX);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{environment::Ring, pool::Choice, simulation::any_snapshot, snapshot::ServerAddress};
+
+    fn at(addresses: &[&str]) -> Arc<Snapshot> {
+        let mut snapshot = any_snapshot();
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let upstream = &mut Arc::make_mut(&mut snapshot).upstreams[0];
+        upstream.servers.truncate(1);
+        upstream.servers[0].address = ServerAddress::Tcp(addresses);
+        snapshot
+    }
+
+    #[test]
+    fn a_server_that_has_moved_is_not_held_for_what_it_was() {
+        let now = Instant::now();
+        let here = Live::<Ring>::new(at(&["192.0.2.1:1", "192.0.2.2:1"]));
+        let Choice::Server(asking) = here.pools[0].order().next(now, false) else { panic!("full") };
+        asking.dial_failed(now);
+        drop(asking);
+        let is_avoided = |live: &Live<Ring>| live.pools[0].stock(now).next().unwrap().avoided;
+        assert!(is_avoided(&here));
+        for (addresses, expected) in [
+            (&["192.0.2.1:1", "192.0.2.2:1"][..], true),
+            (&["192.0.2.2:1", "192.0.2.3:1"], true),
+            (&["192.0.2.3:1"], false),
+        ] {
+            assert_eq!(is_avoided(&here.followed_by(at(addresses))), expected, "{addresses:?}");
+        }
+    }
+
+    #[test]
+    fn listeners_are_retired_once() {
+        let mut retired = any_snapshot();
+        Arc::make_mut(&mut retired).listeners[0].retired = true;
+        let open = any_snapshot();
+        assert!(retired.retires_listeners_of(&open));
+        assert!(!retired.retires_listeners_of(&retired.clone()) && !open.retires_listeners_of(&retired));
+        assert!(!open.retires_listeners_of(&open.clone()));
     }
 }

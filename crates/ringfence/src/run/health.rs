@@ -5,7 +5,7 @@
 
 use std::{
     error::Error,
-    io,
+    io, mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -115,6 +115,7 @@ fn questions(snapshot: &Snapshot, timeouts: &Timeouts) -> Vec<(Arc<Health>, Ques
 async fn ask_for_ever(health: Arc<Health>, mut questions: watch::Receiver<Question>, first: Instant) {
     let mut row = Row { is_down: health.is_down(), against: 0 };
     let mut next = first;
+    let mut question = questions.borrow_and_update().clone();
     loop {
         tokio::select! {
             () = time::sleep_until(next.into()) => {}
@@ -122,12 +123,17 @@ async fn ask_for_ever(health: Arc<Health>, mut questions: watch::Receiver<Questi
                 if changed.is_err() {
                     return;
                 }
+                let before = mem::replace(&mut question, questions.borrow_and_update().clone());
+                if question.address.is_elsewhere(&before.address) {
+                    // What was answered where it was says nothing of where it is.
+                    row.against = 0;
+                    next = Instant::now();
+                }
                 // The interval may be another one.
-                next = next.min(Instant::now() + questions.borrow_and_update().interval);
+                next = next.min(Instant::now() + question.interval);
                 continue;
             }
         }
-        let question = questions.borrow_and_update().clone();
         next = Instant::now() + question.interval;
         let answer = match time::timeout(question.wait, ask(&question, &health)).await {
             Ok(answer) => answer,
