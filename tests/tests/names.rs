@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 const NAME: &str = "synapse.example.com";
 
+/// A label of a search list, in whose domain every name has an address.
+const STRANGERS: &[u8] = b"strangers";
+
 /// Names are looked up after five seconds, and ten after a failure; then the machine may be busy.
 const NEXT_LOOK: Duration = Duration::from_secs(40);
 
@@ -31,6 +34,8 @@ struct State {
     has_ipv6: AtomicBool,
     /// Questions are left without an answer.
     is_silent: AtomicBool,
+    /// The same with those for the name itself; names that it begins have addresses.
+    knows_longer_names_only: AtomicBool,
     unanswered: AtomicUsize,
     stopping: AtomicBool,
 }
@@ -62,7 +67,10 @@ impl NameServer {
                 if shared.stopping.load(Ordering::Relaxed) {
                     return;
                 }
-                if shared.is_silent.load(Ordering::Relaxed) {
+                let is_longer = query[..length].windows(STRANGERS.len()).any(|label| label == STRANGERS);
+                if shared.is_silent.load(Ordering::Relaxed)
+                    || shared.knows_longer_names_only.load(Ordering::Relaxed) && !is_longer
+                {
                     shared.unanswered.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
@@ -216,4 +224,39 @@ fn a_name_server_that_does_not_answer_holds_up_no_reload() {
     proxy.tell("reload");
     assert_eq!(proxy.client().get("/_matrix/x").text(), "here");
     assert!(proxy.stop().status.success());
+}
+
+#[test]
+fn a_name_of_the_search_list_does_not_answer_for_one_without_an_answer() {
+    let (here, there) = (own_address(), own_address());
+    let Some(name_server) = NameServer::start(&[here]) else { return };
+    let text = format!(
+        "nameserver {}\nsearch strangers.example.com\noptions timeout:1 attempts:1\n",
+        name_server.address.ip()
+    );
+    std::fs::write(name_server.folder.path().join("resolv.conf"), text)
+        .expect("a file in the temporary folder");
+    let origin = origin(here, 0, "here");
+    let proxy = name_server.proxy(origin.address().port());
+    name_server.state.knows_longer_names_only.store(true, Ordering::Relaxed);
+    name_server.says(&[there]);
+    wait_until("two failures", NEXT_LOOK, || {
+        proxy.metric("ringfence_name_lookups_total{result=\"failed\"}") >= 2.0
+    });
+    assert_eq!(proxy.metric("ringfence_upstream_address_changes_total "), 0.0);
+    assert_eq!(proxy.client().get("/_matrix/x").text(), "here");
+}
+
+#[test]
+fn a_server_that_has_moved_is_asked_after_its_health_at_once() {
+    let (here, there) = (own_address(), own_address());
+    let Some(name_server) = NameServer::start(&[here]) else { return };
+    let first = origin(here, 0, "first");
+    let port = first.address().port();
+    let second = origin(there, port, "second");
+    let builder = name_server.builder(port).timeouts("health_interval = \"5min\"");
+    let _proxy = builder.extra("health_path = \"/health\"").start();
+    wait_until("the first question", NEXT_LOOK, || first.connections() == 1);
+    name_server.says(&[there]);
+    wait_until("the next question", NEXT_LOOK, || second.connections() == 1);
 }

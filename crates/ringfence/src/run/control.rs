@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     access_log,
     health::Probes,
-    names::{self, Answer, Names},
+    names::{Answer, Names},
     sockets::Sockets,
     upgrade::{Follower, Successor},
     watch::{self, Watched},
@@ -330,6 +330,7 @@ impl Control {
             |snapshot: &Snapshot| snapshot.listeners.iter().filter(|listener| !listener.retired).count();
         let (count_before, count_now) = (listeners(&self.running.snapshot), listeners(&next.snapshot));
         self.watched = watched;
+        self.names.reloaded();
         self.go_on_with(next, added)?;
         Ok(format!(
             "reloaded, generation {}: {count_now} listeners (before: {count_before}), {} certificates",
@@ -357,11 +358,9 @@ impl Control {
     fn take_addresses(&mut self, answer: Answer) {
         let deeds = &self.view.deeds;
         self.names.note(&answer, deeds);
-        let Ok(addresses) = &answer.addresses else { return };
         let Running { config, snapshot, certificates, .. } = &self.running;
-        let Some(next) = names::moved(config, snapshot, &answer.host, addresses) else { return };
+        let Some(next) = self.names.take(answer, config, snapshot) else { return };
         count(&deeds.addresses_changed);
-        tracing::info!(name = answer.host, ?addresses, "an upstream's addresses have changed");
         let next = self.running.followed_by(config.clone(), next, certificates.clone());
         if let Err(error) = self.go_on_with(next, Vec::new()) {
             tracing::error!("the new addresses are not in use everywhere: {error}");
