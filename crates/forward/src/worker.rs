@@ -9,7 +9,6 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
-    time::Instant,
 };
 
 use ringfence_http1::{OutgoingHead, RequestHead, ResponseHead};
@@ -332,6 +331,8 @@ impl<T> Drop for Loan<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::{environment::Ring, pool::Choice, simulation::any_snapshot, snapshot::ServerAddress};
 
