@@ -151,6 +151,10 @@ fn a_name_that_moves_is_followed_and_connections_that_work_are_kept() {
     let mut client = proxy.client();
     assert_eq!(client.get("/_matrix/x").text(), "first");
     name_server.says(&[there]);
+    let looks = || proxy.metric("ringfence_name_lookups_total{result=\"done\"}");
+    wait_until("a look", NEXT_LOOK, || looks() > 0.0);
+    // The origin waits for the next request no longer than it takes to the move.
+    assert_eq!(client.get("/_matrix/x").text(), "first");
     wait_until("the move", NEXT_LOOK, || proxy.metric("ringfence_upstream_address_changes_total ") == 1.0);
     assert_eq!(client.get("/_matrix/x").text(), "first", "the pooled connection still works");
     assert_eq!((first.connections(), second.connections()), (1, 0));
