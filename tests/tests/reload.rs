@@ -71,6 +71,24 @@ fn an_exchange_in_flight_ends_with_the_limits_that_it_began_with() {
 }
 
 #[test]
+fn connections_to_a_server_that_is_gone_wait_for_no_exchange() {
+    let (origin, next) = (Origin::answering("before"), Origin::answering("after"));
+    let proxy = Proxy::to(&origin).admin().workers(1).start();
+    let (mut busy, mut quick) = (proxy.client(), proxy.client());
+    busy.send("POST /_matrix/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+    let used = origin.connection(1);
+    quick.get("/_matrix/x");
+    let idle = origin.connection(2);
+    proxy.set_config(&proxy.config().replace(&origin.url(), &next.url()));
+    proxy.tell("reload");
+    assert!(idle.end_within(2 * SECOND).is_some(), "although an exchange is under way");
+    assert_eq!(quick.get("/_matrix/x").text(), "after");
+    busy.send("0\r\n\r\n");
+    assert_eq!(busy.response_to("POST").text(), "before");
+    assert!(used.end_within(2 * SECOND).is_some());
+}
+
+#[test]
 fn a_broken_config_changes_nothing_and_the_line_is_told() {
     let origin = Origin::answering("as before");
     let proxy = Proxy::to(&origin).admin().start();

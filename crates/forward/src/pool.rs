@@ -57,6 +57,8 @@ pub(crate) struct ServerState<S> {
     in_flight: Cell<usize>,
     /// Dials that failed, since the start.
     dials_failed: Cell<u64>,
+    /// No configuration names it any more; exchanges that have begun may still be with it.
+    left: Cell<bool>,
 }
 
 /// A server as those see it who watch.
@@ -136,6 +138,7 @@ impl<S> Default for ServerState<S> {
             standing: Standing::default(),
             in_flight: Cell::new(0),
             dials_failed: Cell::new(0),
+            left: Cell::new(false),
         }
     }
 }
@@ -218,10 +221,11 @@ impl<S> Pool<S> {
         self.members[server].state.idle.borrow_mut().pop_back().map(|idle| idle.stream)
     }
 
-    /// Keeps a connection for the next request, unless there are `count_max` already.
+    /// Keeps a connection for the next request, unless there are `count_max` already or nobody will ask for one.
     pub(crate) fn check_in(&self, server: usize, stream: S, now: Instant, count_max: usize) {
-        let mut idle = self.members[server].state.idle.borrow_mut();
-        if idle.len() < count_max {
+        let ServerState { idle, left, .. } = &*self.members[server].state;
+        let mut idle = idle.borrow_mut();
+        if idle.len() < count_max && !left.get() {
             idle.push_back(Idle { stream, since: now });
         }
     }
@@ -232,6 +236,17 @@ impl<S> Pool<S> {
             state.idle.borrow_mut().retain(|idle| {
                 now.saturating_duration_since(idle.since) < idle_max && !is_dead(&idle.stream)
             });
+        }
+    }
+
+    /// Another pool has followed this one: drops the idle connections to servers that it does not know, now and later.
+    pub(crate) fn followed(&self) {
+        for Member { state, .. } in &self.members {
+            // Nobody else holds it.
+            if Rc::strong_count(state) == 1 {
+                state.left.set(true);
+                state.idle.borrow_mut().clear();
+            }
         }
     }
 

@@ -140,6 +140,7 @@ impl<E: Environment> Worker<E> {
     pub(crate) fn apply(&self, snapshot: Arc<Snapshot>) {
         let next = self.live.borrow().followed_by(snapshot);
         let before = self.live.replace(next);
+        before.pools.iter().for_each(Pool::followed);
         // There may be more room now.
         before.pools.iter().filter_map(Pool::line).for_each(|line| line.call());
         if self.live.borrow().snapshot.retires_listeners_of(&before.snapshot) {
