@@ -109,7 +109,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(room: usize) -> Server {
-        let session = Session::new(certified().1.clone()).expect("a configuration that can be used");
+        let session = Session::new(certified().1.clone());
         Server { session, incoming: Vec::new(), outgoing: Vec::new(), data: Vec::new(), room }
     }
 

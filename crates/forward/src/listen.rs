@@ -279,7 +279,7 @@ async fn serve_socket(worker: &Rc<Worker<Ring>>, connection: OwnedFd, address: S
 
 async fn serve_tls(worker: &Rc<Worker<Ring>>, socket: Socket, config: Arc<ServerConfig>, mut peer: Peer) {
     // Boxed once: a future that holds it by value holds it several times over.
-    let Ok(client) = Tls::new(socket, config, worker.buffers.clone()).map(Box::new) else { return };
+    let client = Box::new(Tls::new(socket, config, worker.buffers.clone()));
     let limit = worker.live.borrow().snapshot.timeouts.tls_handshake;
     // Boxed: the handshake's size is not carried through the life of the connection.
     let handshake = async {

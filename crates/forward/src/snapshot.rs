@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use ipnet::IpNet;
 use ringfence_http1::Method;
-use ringfence_tls::{Client, ServerName};
+use ringfence_tls::{Client, ServerConfig, ServerName};
 
 pub use crate::{
     allowance::Rate,
@@ -106,7 +106,7 @@ pub struct Listener {
     /// The address, as bound and as logged.
     pub address: SocketAddr,
     /// TLS configuration; `None` speaks plain HTTP.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<ServerConfig>>,
     /// Source networks that pass [`Rule::unprivileged_only`].
     pub privileged_networks: Vec<IpNet>,
     /// Every request is answered by a redirect to `https` (308), whatever the rules say.

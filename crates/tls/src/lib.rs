@@ -12,7 +12,7 @@
 //!
 //! let certificate = Certificate::load("fullchain.pem".as_ref(), "privkey.pem".as_ref())?;
 //! let config = server_config(vec![certificate])?;
-//! let mut session = Session::new(config)?;
+//! let mut session = Session::new(config);
 //! let (mut incoming, mut plaintext, mut outgoing) = (vec![], vec![0; 16 * 1024], Vec::new());
 //! // After each read: feed what came in, drop what was consumed, send what was appended.
 //! let received = session.receive(&mut incoming, &mut plaintext, &mut outgoing)?;
@@ -34,10 +34,10 @@ mod tickets;
 
 pub use certificate::{Certificate, CertificateError, CertificateFault};
 pub use client::{Client, TICKETS_LIFE, Trust};
-pub use config::{ALPN_HTTP_1_1, TLS13_TICKETS, server_config, server_config_after};
+pub use config::{ALPN_HTTP_1_1, ServerConfig, TLS13_TICKETS, server_config, server_config_after};
 pub use resolver::CertificateResolver;
+pub use rustls::ClientConfig;
 pub use rustls::pki_types::{CertificateDer, ServerName};
-pub use rustls::{ClientConfig, ServerConfig};
 pub use session::{
     HELD_BYTES_MAX, RECORD_PLAINTEXT_BYTES_MAX, Received, Session, SessionError, SessionState, Version,
     YOUNG_AGAIN_AFTER, YOUNG_BYTES, YOUNG_RECORD_BYTES_MAX,

@@ -27,7 +27,7 @@ use std::time::Duration;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
+use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion};
 
 pub use error::SessionError;
 pub use records::{RECORD_PLAINTEXT_BYTES_MAX, YOUNG_BYTES, YOUNG_RECORD_BYTES_MAX};
@@ -35,6 +35,8 @@ pub use records::{RECORD_PLAINTEXT_BYTES_MAX, YOUNG_BYTES, YOUNG_RECORD_BYTES_MA
 use records::{Gather, RECORD_OVERHEAD_MAX, RecordSizes, complete_records_end, next_record_end};
 use side::{Side, Step};
 use tls13::{Incoming, Refusal, Tls13};
+
+use crate::config::ServerConfig;
 
 /// A session of one connection. It holds no buffers while the connection waits.
 pub struct Session {
@@ -52,6 +54,8 @@ pub struct Session {
 
 /// Who does the protocol.
 enum Connection {
+    /// Nobody yet: the client has sent nothing.
+    Awaited(Arc<ServerConfig>),
     /// Handshakes, and all of TLS 1.2. Apart from the session: an idle one of TLS 1.3 should not have the room for it.
     Rustls(Side),
     Tls13(Tls13),
@@ -114,12 +118,8 @@ impl Version {
 
 impl Session {
     /// A session that waits for a `ClientHello`.
-    ///
-    /// # Errors
-    /// [`SessionError::Internal`] when the configuration cannot be used.
-    pub fn new(config: Arc<ServerConfig>) -> Result<Session, SessionError> {
-        let side = Side::Server(Box::new(UnbufferedServerConnection::new(config)?));
-        Ok(Session::begun(side, RecordSizes::young()))
+    pub fn new(config: Arc<ServerConfig>) -> Session {
+        Session::begun(Connection::Awaited(config), RecordSizes::young())
     }
 
     /// A session with the server `name`. The `ClientHello` is appended to `outgoing`.
@@ -132,15 +132,16 @@ impl Session {
         outgoing: &mut Vec<u8>,
     ) -> Result<Session, SessionError> {
         let connection = UnbufferedClientConnection::new(config, name)?;
-        let mut session = Session::begun(Side::Client(Box::new(connection)), RecordSizes::full());
+        let side = Side::Client(Box::new(connection));
+        let mut session = Session::begun(Connection::Rustls(side), RecordSizes::full());
         // What is to be said first is said without anything having come.
         let _ = session.receive(&mut [], &mut [], outgoing)?;
         Ok(session)
     }
 
-    fn begun(side: Side, sizes: RecordSizes) -> Session {
+    fn begun(connection: Connection, sizes: RecordSizes) -> Session {
         Session {
-            connection: Connection::Rustls(side),
+            connection,
             sizes,
             unread: Vec::new(),
             unread_taken: 0,
@@ -190,6 +191,10 @@ impl Session {
         outgoing: &mut Vec<u8>,
         progress: &mut Progress,
     ) -> Result<Option<bool>, SessionError> {
+        if incoming.is_empty() && matches!(self.connection, Connection::Awaited(_)) {
+            return Ok(Some(false));
+        }
+        self.hear(incoming)?;
         let Connection::Rustls(connection) = &self.connection else { return Ok(None) };
         if connection.protocol_version().is_none() && is_plain_text(incoming) {
             return Err(self.failed(SessionError::PlainHttp));
@@ -227,6 +232,16 @@ impl Session {
                 return Ok(Some(false));
             }
         }
+    }
+
+    /// Begins with a client's first bytes, which say what suits it.
+    fn hear(&mut self, incoming: &[u8]) -> Result<(), SessionError> {
+        let Connection::Awaited(config) = &self.connection else { return Ok(()) };
+        self.connection = match UnbufferedServerConnection::new(config.suiting(incoming).clone()) {
+            Ok(connection) => Connection::Rustls(Side::Server(Box::new(connection))),
+            Err(error) => return Err(self.failed(error.into())),
+        };
+        Ok(())
     }
 
     /// What rustls is shown next, given that it has looked at everything before `start`: before TLS 1.2 is open, one record
@@ -347,6 +362,7 @@ impl Session {
                     Ok(written)
                 })
             }
+            Connection::Awaited(_) => Err(SessionError::Handshaking),
             Connection::Lost => Err(SessionError::Ended),
         };
         result.inspect_err(|error| {
@@ -394,7 +410,7 @@ impl Session {
                     });
                 outgoing.truncate(start + result.unwrap_or(0));
             }
-            Connection::Lost => {}
+            Connection::Awaited(_) | Connection::Lost => {}
         }
     }
 
@@ -411,7 +427,11 @@ impl Session {
 
     /// Whether no data can be sent or received yet.
     pub fn is_handshaking(&self) -> bool {
-        matches!(&self.connection, Connection::Rustls(connection) if connection.is_handshaking())
+        match &self.connection {
+            Connection::Awaited(_) => true,
+            Connection::Rustls(connection) => connection.is_handshaking(),
+            Connection::Tls13(_) | Connection::Lost => false,
+        }
     }
 
     /// Whether the peer has closed properly and all its plaintext was handed out. If the transport
@@ -425,7 +445,7 @@ impl Session {
         let connection = match &self.connection {
             Connection::Rustls(connection) => connection,
             Connection::Tls13(_) => return Some(Version::Tls13),
-            Connection::Lost => return None,
+            Connection::Awaited(_) | Connection::Lost => return None,
         };
         match connection.protocol_version()? {
             ProtocolVersion::TLSv1_2 => Some(Version::Tls12),
@@ -441,7 +461,7 @@ impl Session {
                 connection.negotiated_key_exchange_group().map(|group| group.name())
             }
             Connection::Tls13(session) => session.group,
-            Connection::Lost => None,
+            Connection::Awaited(_) | Connection::Lost => None,
         }
     }
 
@@ -450,7 +470,7 @@ impl Session {
         match &self.connection {
             Connection::Rustls(connection) => connection.handshake_kind() == Some(HandshakeKind::Resumed),
             Connection::Tls13(session) => session.resumed,
-            Connection::Lost => false,
+            Connection::Awaited(_) | Connection::Lost => false,
         }
     }
 

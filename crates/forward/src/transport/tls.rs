@@ -57,8 +57,8 @@ struct Outgoing {
 
 impl<T: Transport> Tls<T> {
     /// The server's side of a session at its start.
-    pub fn new(inner: T, config: Arc<ServerConfig>, buffers: Buffers) -> Result<Tls<T>, SessionError> {
-        Ok(Tls::begun(inner, Session::new(config)?, Vec::new(), buffers))
+    pub fn new(inner: T, config: Arc<ServerConfig>, buffers: Buffers) -> Tls<T> {
+        Tls::begun(inner, Session::new(config), Vec::new(), buffers)
     }
 
     /// The client's side of a session with the server `name`, at its start.

@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use rustls::client::ClientConnection;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
@@ -36,7 +37,7 @@ struct Server {
 
 impl Server {
     fn new(config: &Arc<ServerConfig>) -> Server {
-        let session = Session::new(Arc::clone(config)).unwrap();
+        let session = Session::new(Arc::clone(config));
         Server {
             session,
             incoming: Vec::new(),
@@ -159,9 +160,17 @@ fn read_by(client: &mut ClientConnection, mut bytes: &[u8], data: &mut Vec<u8>) 
 }
 
 fn client(authority: &Authority, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    client_with(provider(), authority, versions)
+}
+
+fn client_with(
+    provider: Arc<CryptoProvider>,
+    authority: &Authority,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority.der()).unwrap();
-    ClientConfig::builder_with_provider(provider())
+    ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)

@@ -9,9 +9,10 @@ use std::{
 use rustls::{
     CipherSuiteCommon, RootCertStore, SupportedCipherSuite, Tls12CipherSuite,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::PrivateKeyDer,
     version::TLS12,
 };
+
+use ringfence_tls::{Certificate, server_config};
 
 use super::*;
 use crate::transport::pipe::Pipe;
@@ -25,7 +26,7 @@ fn connected(records_max: u64) -> (Tls<Pipe>, Tls<Pipe>) {
     let (client_config, server_config) = configs(Arc::new(worn(records_max)));
     let name = ServerName::try_from("hs.internal").unwrap();
     let client = Tls::client(near, client_config, name, Buffers::new()).unwrap();
-    let server = Tls::new(far, server_config, Buffers::new()).unwrap();
+    let server = Tls::new(far, server_config, Buffers::new());
     {
         let (mut ours, mut theirs) = (pin!(client.handshake()), pin!(server.handshake()));
         let cx = &mut Context::from_waker(Waker::noop());
@@ -64,22 +65,16 @@ fn worn(records_max: u64) -> CryptoProvider {
 
 fn configs(provider: Arc<CryptoProvider>) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let issued = rcgen::generate_simple_self_signed(["hs.internal".to_owned()]).unwrap();
-    let certificate = issued.cert.der().clone();
     let mut roots = RootCertStore::empty();
-    roots.add(certificate.clone()).unwrap();
+    roots.add(issued.cert.der().clone()).unwrap();
     let client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS12])
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
-    let server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&TLS12])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    (Arc::new(client), Arc::new(server))
+    let (chain, key) = (issued.cert.pem(), issued.signing_key.serialize_pem());
+    let certificate = Certificate::from_pem(chain.as_bytes(), key.as_bytes(), "a certificate").unwrap();
+    (Arc::new(client), server_config(vec![certificate]).unwrap())
 }
 
 fn write(from: &Tls<Pipe>, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

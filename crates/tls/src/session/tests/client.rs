@@ -22,11 +22,11 @@ struct Link {
 }
 
 impl Link {
-    fn new(client: &Client, name: &str, server: &Arc<ServerConfig>) -> Link {
+    fn new(client: &Client, name: &str, server: &Arc<rustls::ServerConfig>) -> Link {
         Link::with(client.config(), name, server)
     }
 
-    fn with(config: Arc<ClientConfig>, name: &str, server: &Arc<ServerConfig>) -> Link {
+    fn with(config: Arc<ClientConfig>, name: &str, server: &Arc<rustls::ServerConfig>) -> Link {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut outgoing = Vec::new();
         let session = Session::client(config, name, &mut outgoing).unwrap();
@@ -102,11 +102,11 @@ fn server_for(
     authority: &Authority,
     names: &[&str],
     version: &'static SupportedProtocolVersion,
-) -> ServerConfig {
+) -> rustls::ServerConfig {
     let issued = authority.issue(names);
     let chain = vec![CertificateDer::from_pem_slice(issued.leaf_pem.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
-    ServerConfig::builder_with_provider(provider())
+    rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[version])
         .unwrap()
         .with_no_client_auth()

@@ -109,6 +109,62 @@ fn tickets_of_another_configuration_lead_to_a_full_handshake() {
 }
 
 #[test]
+fn aes_128_is_taken_of_clients_that_like_some_aes_best_and_else_their_first() {
+    use rustls::CipherSuite as S;
+    let cases: [(_, &[S], S); 10] = [
+        (TLS13, &[S::TLS13_AES_256_GCM_SHA384, S::TLS13_AES_128_GCM_SHA256], S::TLS13_AES_128_GCM_SHA256),
+        (TLS13, &[S::TLS13_AES_128_GCM_SHA256, S::TLS13_AES_256_GCM_SHA384], S::TLS13_AES_128_GCM_SHA256),
+        (TLS13, &[S::TLS13_AES_256_GCM_SHA384], S::TLS13_AES_256_GCM_SHA384),
+        (
+            TLS13,
+            &[S::TLS13_AES_256_GCM_SHA384, S::TLS13_CHACHA20_POLY1305_SHA256],
+            S::TLS13_AES_256_GCM_SHA384,
+        ),
+        (
+            TLS13,
+            &[S::TLS13_CHACHA20_POLY1305_SHA256, S::TLS13_AES_128_GCM_SHA256],
+            S::TLS13_CHACHA20_POLY1305_SHA256,
+        ),
+        (TLS13, &[S::TLS13_CHACHA20_POLY1305_SHA256], S::TLS13_CHACHA20_POLY1305_SHA256),
+        (
+            TLS12,
+            &[S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256],
+            S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        ),
+        // The first that is known decides, and not the first of those that the certificate goes with.
+        (
+            TLS12,
+            &[
+                S::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+                S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+                S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            ],
+            S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        ),
+        (
+            TLS12,
+            &[S::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256],
+            S::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        ),
+        (TLS12, &[S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384], S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+    ];
+    let (authority, config) = server();
+    for (version, offered, expected) in cases {
+        let mut provider = CryptoProvider::clone(&provider());
+        let known = std::mem::take(&mut provider.cipher_suites);
+        let named = |name: &S| *known.iter().find(|suite| suite.suite() == *name).unwrap();
+        provider.cipher_suites = offered.iter().map(named).collect();
+        let settings = client_with(Arc::new(provider), &authority, &[version]);
+        // A handshake in full, and a resumed one.
+        for round in 0..2 {
+            let pair = Pair::connected(settings.clone(), &config);
+            assert_eq!(pair.client.negotiated_cipher_suite().unwrap().suite(), expected, "{offered:?}");
+            assert_eq!(pair.server.session.resumed(), round > 0, "{offered:?}");
+        }
+    }
+}
+
+#[test]
 fn the_server_name_chooses_the_certificate() {
     let authority = Authority::root();
     let names: [&[&str]; 3] = [&["default.test", "192.0.2.1"], &["*.example.com"], &["matrix.example.com"]];
