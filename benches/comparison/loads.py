@@ -17,6 +17,15 @@ HEAD_BYTES_MAX = 1024
 HANDSHAKE_BYTES_MAX = 4096
 # ringfence-load measures so much longer than we do: its own warm-up overlaps with ours, and we wait for its rate.
 LONGER_SECONDS = 2.5
+# Of all that a process of OpenSSL's speaks with.
+OPENSSL_CONF = """openssl_conf = all
+[all]
+ssl_conf = ssl
+[ssl]
+system_default = tls
+[tls]
+Ciphersuites = {}
+"""
 
 
 class Load:
@@ -42,13 +51,18 @@ class Load:
 class Wrk(Load):
     """wrk, ended by us: it takes SIGINT for the end of its time."""
 
-    def __init__(self, workload, server, cores):
+    def __init__(self, workload, server, setting):
         url = f"{workload.scheme}://127.0.0.1:{server.port(workload.tls)}{workload.target}"
+        environment = {"WRK_METHOD": workload.method, "WRK_BODY_BYTES": str(workload.body_bytes)}
+        if setting.cipher_suite:
+            # wrk has no option for it, its library has a file.
+            (setting.folder / "wrk.cnf").write_text(OPENSSL_CONF.format(setting.cipher_suite))
+            environment["OPENSSL_CONF"] = str(setting.folder / "wrk.cnf")
         super().__init__(
             workload,
             ["wrk", "-t1", f"-c{workload.connections}", "-d600", "--timeout", "10", "-s",
              servers.CONFIGURATIONS / "wrk.lua", url],
-            cores.load, {"WRK_METHOD": workload.method, "WRK_BODY_BYTES": str(workload.body_bytes)})
+            setting.cores.load, environment)
 
     def finish(self):
         self.fail_if_ended()
@@ -65,15 +79,15 @@ class Wrk(Load):
 class Flood(Load):
     """ringfence-load flood, which ends by itself."""
 
-    def __init__(self, workload, server, cores, program, seconds, warmup):
+    def __init__(self, workload, server, setting, seconds, warmup):
         url = f"{workload.scheme}://127.0.0.1:{server.port(workload.tls)}{workload.target}"
-        arguments = [program, "flood", "--url", url, "--connections", workload.connections, "--method", workload.method,
+        arguments = [setting.load, "flood", "--url", url, "--connections", workload.connections, "--method", workload.method,
                      "--handshake", workload.handshake, "--seconds", seconds, "--warmup", warmup, "--json"]
         if workload.body_bytes:
             arguments += ["--body", workload.body_bytes]
         if workload.rate:
             arguments += ["--rate", workload.rate]
-        super().__init__(workload, arguments, cores.load)
+        super().__init__(workload, arguments + suites(setting), setting.cores.load)
         self.seconds = seconds + warmup
 
     def finish(self):
@@ -89,9 +103,10 @@ class Flood(Load):
 class Idle(Load):
     """ringfence-load idle: connections that are up and say nothing."""
 
-    def __init__(self, workload, server, cores, program, connections):
+    def __init__(self, workload, server, setting, connections):
         url = f"{workload.scheme}://127.0.0.1:{server.port(workload.tls)}{workload.target}"
-        super().__init__(workload, [program, "idle", "--url", url, "--connections", connections], cores.load)
+        arguments = [setting.load, "idle", "--url", url, "--connections", connections]
+        super().__init__(workload, arguments + suites(setting), setting.cores.load)
         deadline = time.monotonic() + END_SECONDS
         while not select.select([self.process.stdout], [], [], 0.1)[0]:
             self.fail_if_ended()
@@ -103,11 +118,15 @@ class Idle(Load):
             raise RuntimeError(f"ringfence-load idle says: {line}")
 
 
+def suites(setting):
+    return ["--cipher-suite", setting.cipher_suite] if setting.cipher_suite else []
+
+
 def start(workload, server, setting, seconds):
     """What fits: wrk has no open loop, and keeps or resumes sessions as its library likes."""
     if workload.rate or workload.handshake != "keep" or workload.kind == "latency":
-        return Flood(workload, server, setting.cores, setting.load, seconds + LONGER_SECONDS, warmup=1)
-    return Wrk(workload, server, setting.cores)
+        return Flood(workload, server, setting, seconds + LONGER_SECONDS, warmup=1)
+    return Wrk(workload, server, setting)
 
 
 def check(workload, seen):

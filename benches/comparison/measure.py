@@ -145,10 +145,10 @@ def idle_memory(workload, server, setting):
     """Resident memory that each of so many idle connections adds, as a sample."""
     first = rest = None
     try:
-        first = loads.Idle(workload, server, setting.cores, setting.load, FIRST_CONNECTIONS)
+        first = loads.Idle(workload, server, setting, FIRST_CONNECTIONS)
         time.sleep(1)
         before = machine.resident_bytes(server.pids)
-        rest = loads.Idle(workload, server, setting.cores, setting.load, workload.connections)
+        rest = loads.Idle(workload, server, setting, workload.connections)
         time.sleep(SETTLE_SECONDS)
         rest.fail_if_ended()
         after = machine.resident_bytes(server.pids)

@@ -52,6 +52,8 @@ class Setting:
     descriptors: int
     ringfence: str
     load: str
+    # The only one that clients offer; None: what their libraries do.
+    cipher_suite: str | None
 
 
 def configuration(peer, workload):

@@ -29,7 +29,7 @@ def count(peers, setting, origin):
 def traced(workload, server, setting, origin):
     if not shutil.which("strace"):
         return None
-    load = loads.Wrk(workload, server, setting.cores)
+    load = loads.Wrk(workload, server, setting)
     try:
         time.sleep(measure.WARM_UP_SECONDS)
         pids = [argument for pid in server.pids for argument in ("-p", str(pid))]

@@ -75,6 +75,9 @@ pub(crate) struct Common {
     /// Offers X25519MLKEM768 first, as browsers do; otherwise X25519 and P-256, as homeservers of today do.
     #[arg(long)]
     pub(crate) post_quantum: bool,
+    /// The only cipher suite that is offered, as TLS_AES_128_GCM_SHA256. Otherwise all three of TLS 1.3, AES-256 first.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cipher_suite: Option<String>,
     /// A status besides 2xx that is no error; may be repeated.
     #[arg(long, value_name = "STATUS")]
     pub(crate) accept: Vec<u16>,
@@ -96,7 +99,7 @@ pub(crate) fn run(flood: &Flood) -> Result<bool, String> {
     }
     // A peer that connects for each request may have one connection closing while it opens the next.
     runtime::raise_descriptors(flood.connections)?;
-    let config = tls::config(flood.common.ca.as_deref(), flood.common.post_quantum)?;
+    let config = tls::config(&flood.common)?;
     let started = Barrier::new(threads);
     let tallies = runtime::on_threads(threads, |thread| {
         let part = Part { flood, target: &target, config: &config, thread, threads, started: &started };

@@ -45,7 +45,7 @@ pub(crate) fn run(idle: &Idle) -> Result<bool, String> {
 
 async fn hold(idle: &Idle, target: Target, stopped: &AtomicBool) -> Result<bool, String> {
     let worker = Rc::new(Worker::new(1, 1, &idle.common.accept));
-    let config = tls::config(idle.common.ca.as_deref(), idle.common.post_quantum)?;
+    let config = tls::config(&idle.common)?;
     let head = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", target.request_target, target.authority);
     let make: Make = Rc::new(move |_, _, _, request| request.head.extend_from_slice(head.as_bytes()));
     let target = Rc::new(target);

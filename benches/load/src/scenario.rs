@@ -79,7 +79,7 @@ pub(crate) fn run(play: &Play) -> Result<bool, String> {
         classes: classes(scenario),
         client: client?,
         federation: federation?,
-        config: tls::config(play.common.ca.as_deref(), play.common.post_quantum)?,
+        config: tls::config(&play.common)?,
     };
     let peers = scenario.crowds.iter().map(|crowd| stage.count(crowd)).sum();
     runtime::raise_descriptors(peers)?;

@@ -10,13 +10,23 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use crate::flood::Common;
+
 /// The configuration that the peers of a run share; each makes [`its own`](with_tickets) of it.
 ///
 /// Without `ca` any certificate is accepted, and its signature not even checked: the generator is for one's own
 /// machines, and the check would cost it as much as the handshake costs the server.
-pub(crate) fn config(ca: Option<&Path>, post_quantum: bool) -> Result<Arc<ClientConfig>, String> {
+pub(crate) fn config(common: &Common) -> Result<Arc<ClientConfig>, String> {
     let mut provider = aws_lc_rs::default_provider();
-    if !post_quantum {
+    if let Some(name) = &common.cipher_suite {
+        provider
+            .cipher_suites
+            .retain(|suite| suite.suite().as_str().map(as_registered).as_ref() == Some(name));
+        if provider.cipher_suites.is_empty() {
+            return Err(format!("--cipher-suite {name}: none of TLS 1.3 that is known here"));
+        }
+    }
+    if !common.post_quantum {
         let classic = |group: &&dyn rustls::crypto::SupportedKxGroup| {
             group.name() != rustls::NamedGroup::X25519MLKEM768
         };
@@ -26,7 +36,7 @@ pub(crate) fn config(ca: Option<&Path>, post_quantum: bool) -> Result<Arc<Client
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?;
-    let mut config = match ca {
+    let mut config = match &common.ca {
         Some(path) => builder.with_root_certificates(roots(path)?).with_no_client_auth(),
         None => builder
             .dangerous()
@@ -43,6 +53,11 @@ pub(crate) fn with_tickets(shared: &Arc<ClientConfig>, resumes: bool) -> Arc<Cli
     own.resumption =
         if resumes { Resumption::in_memory_sessions(TICKETS_MAX) } else { Resumption::disabled() };
     Arc::new(own)
+}
+
+/// The registry's name of what rustls calls `TLS13_AES_128_GCM_SHA256` (RFC 8446 §B.4).
+fn as_registered(name: &str) -> String {
+    name.replacen("TLS13_", "TLS_", 1)
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, String> {

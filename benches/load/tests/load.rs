@@ -273,6 +273,9 @@ fn through_ringfence_handshakes_are_full_or_resumed_as_asked_and_counted() {
     assert_eq!(flood("keep", &[]), (0, 0));
     assert_eq!(flood("new", &["--ca", &authority]), (40, 0));
     assert_eq!(flood("new", &["--post-quantum"]), (40, 0));
+    for suite in ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"] {
+        assert_eq!(flood("new", &["--cipher-suite", suite]), (40, 0));
+    }
     assert_eq!(flood("resumed", &[]), (0, 40));
 
     // Bodies in both directions, over TLS records and more than one buffer.
