@@ -132,7 +132,7 @@ fn is_word(segment: &[u8], before: &[u8]) -> bool {
         // A proposal under trial: `/unstable/org.matrix.msc3575/`.
         || before == b"unstable" && segment.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'))
         || is_specified(segment)
-        || words_of_length(segment.len()).binary_search_by(|word| word.as_bytes().cmp(segment)).is_ok()
+        || is_known(segment)
 }
 
 /// `v3`, `r0`.
@@ -147,32 +147,56 @@ fn is_specified(segment: &[u8]) -> bool {
     name.starts_with(b"m.") && name.iter().all(is_plain)
 }
 
-/// Those of [`WORDS`] that have so many letters.
-fn words_of_length(length: usize) -> &'static [&'static str] {
-    match WORD_STARTS.get(length..length + 2) {
-        Some([start, end]) => &WORDS[*start..*end],
-        _ => &[],
+/// Whether this is one of [`WORDS`].
+fn is_known(segment: &[u8]) -> bool {
+    if segment.len() > WORD_BYTES_MAX {
+        return false;
     }
+    let mut slot = first_slot(segment);
+    while let Some(word) = WORDS.get(usize::from(WORD_SLOTS[slot])) {
+        if word.as_bytes() == segment {
+            return true;
+        }
+        slot = (slot + 1) % SLOTS;
+    }
+    false
 }
 
-/// Where in [`WORDS`] the words of each length begin.
-const WORD_STARTS: [usize; WORD_BYTES_MAX + 2] = {
-    let mut starts = [0; WORD_BYTES_MAX + 2];
-    let (mut length, mut at) = (0, 0);
-    while length < starts.len() {
-        while at < WORDS.len() && WORDS[at].len() < length {
-            at += 1;
+/// Places for [`WORDS`]; five times as many, so that nearly all stand where they are looked for first.
+const SLOTS: usize = 1024;
+
+/// No word stands here.
+const EMPTY: u8 = u8::MAX;
+
+/// Index of the word at each place: the first that was free from [`first_slot`] on.
+const WORD_SLOTS: [u8; SLOTS] = {
+    assert!(WORDS.len() < EMPTY as usize);
+    let (mut slots, mut word) = ([EMPTY; SLOTS], 0);
+    while (word as usize) < WORDS.len() {
+        let mut slot = first_slot(WORDS[word as usize].as_bytes());
+        while slots[slot] != EMPTY {
+            slot = (slot + 1) % SLOTS;
         }
-        starts[length] = at;
-        length += 1;
+        slots[slot] = word;
+        word += 1;
     }
-    starts
+    slots
 };
+
+/// Where a word is looked for first, by all its letters (FNV-1a).
+const fn first_slot(word: &[u8]) -> usize {
+    let (mut hash, mut at) = (0x811c_9dc5_u32, 0);
+    while at < word.len() {
+        hash = (hash ^ word[at] as u32).wrapping_mul(0x0100_0193);
+        at += 1;
+    }
+    (hash >> 16) as usize % SLOTS
+}
 
 /// Length of the longest of [`WORDS`], in bytes.
 const WORD_BYTES_MAX: usize = WORDS[WORDS.len() - 1].len();
 
-/// Segments of the specification's paths, shorter ones first, those of one length in their order.
+/// Segments of the specification's paths, shorter ones first.
 #[rustfmt::skip]
 const WORDS: &[&str] = &[
     "add", "all", "api", "app", "ban", "cas", "key", "rtc", "set", "sso", "web", "3pid", "auth", "bind",

@@ -216,6 +216,23 @@ fn words_are_in_their_order() {
 }
 
 #[test]
+fn what_is_nearly_a_word_is_none() {
+    for word in WORDS {
+        for at in 0..word.len() {
+            let mut other = word.as_bytes().to_vec();
+            for byte in [b'a', b'Z', b'_', b'0', 0xff] {
+                other[at] = byte;
+                assert_eq!(is_known(&other), WORDS.iter().any(|word| word.as_bytes() == other), "{other:?}");
+            }
+            let (front, back) = word.split_at(at);
+            for part in [front, back] {
+                assert_eq!(is_known(part.as_bytes()), WORDS.contains(&part), "{part}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_work_grows_with_the_length_alone() {
     let begun = std::time::Instant::now();
     for piece in ["%", "%2", "%25", "%25%32", "%25%32%35", "%2525%32", "=%3D", "a="] {
