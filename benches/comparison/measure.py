@@ -185,7 +185,7 @@ def run(workload, peers, setting, origin, rounds, seconds, latency_load):
         for peer, why in outcome["failed"].items():
             print(f"  failed, {peer}: {why}", file=sys.stderr)
         if workload.tls:
-            outcome["negotiated"] = {peer: servers.negotiated(server) for peer, server in started.items()}
+            outcome["negotiated"] = {peer: servers.negotiated(server, setting) for peer, server in started.items()}
         for number in range(rounds):
             # Another one is first in each round: who follows whom must not matter.
             turn = number % len(peers)

@@ -233,10 +233,11 @@ def check_answer(server, workload):
         raise RuntimeError(f"{server.name} passed {received} of {len(body)} bytes on: {workload.name}")
 
 
-def negotiated(server):
+def negotiated(server, setting):
     """Version, cipher and key exchange that a client of today's default gets: unequal ones are unequal work."""
+    suites = ["-ciphersuites", setting.cipher_suite] if setting.cipher_suite else []
     output = subprocess.run(
-        ["openssl", "s_client", "-connect", f"127.0.0.1:{server.tls}", "-servername", "localhost", "-alpn", "http/1.1"],
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{server.tls}", "-servername", "localhost", "-alpn", "http/1.1", *suites],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10).stdout
     cipher = re.search(r"New, (\S+), Cipher is (\S+)", output)
     group = re.search(r"(?:Server Temp Key|Negotiated TLS1.3 group): ([^\n]+)", output)

@@ -8,7 +8,7 @@ use ringfence_tests::wire::End;
 use ringfence_tests::{Authority, Client, MS, Origin, Proxy, SECOND, pause};
 use rustls::client::Resumption;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
 
 fn config(version: &'static SupportedProtocolVersion) -> ClientConfig {
     Authority::shared().client_config_for(&[version])
@@ -31,6 +31,25 @@ fn tls_1_2_and_1_3_are_spoken() {
     }
     let log = proxy.access_log(4);
     assert!(log[0].contains("tls=1.2") && log[3].contains("tls=1.3"), "{log:?}");
+}
+
+#[test]
+fn aes_128_is_taken_of_a_client_that_lists_aes_256_before_it() {
+    let origin = Origin::answering("ok");
+    let proxy = Proxy::to(&origin).tls().start();
+    let suites = [
+        (&TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+        (&TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+    ];
+    for (version, expected) in suites {
+        let config = config(version);
+        let offered = &config.crypto_provider().cipher_suites;
+        let first = offered.iter().find(|suite| suite.version().version == version.version).unwrap();
+        assert!(format!("{:?}", first.suite()).contains("AES_256"), "{first:?}");
+        let mut client = connect(&proxy, HOST, config);
+        assert_eq!(client.session().negotiated_cipher_suite().unwrap().suite(), expected);
+        assert_eq!(client.get("/_matrix/x").text(), "ok");
+    }
 }
 
 #[test]
