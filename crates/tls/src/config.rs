@@ -56,16 +56,9 @@ impl ServerConfig {
 
 /// What a `ClientHello` at the start of a connection has as `cipher_suites` (RFC 8446 §4.1.2).
 fn cipher_suites(incoming: &[u8]) -> Option<&[u8]> {
-    const HANDSHAKE: u8 = 22;
-    const CLIENT_HELLO: u8 = 1;
-    const RECORD_HEADER_BYTES: usize = 5;
-    const MESSAGE_HEADER_BYTES: usize = 4;
-    const VERSION_AND_RANDOM_BYTES: usize = 2 + 32;
-    let (record, message) = incoming.split_at_checked(RECORD_HEADER_BYTES)?;
-    if record[0] != HANDSHAKE || message.first() != Some(&CLIENT_HELLO) {
-        return None;
-    }
-    let rest = message.get(MESSAGE_HEADER_BYTES + VERSION_AND_RANDOM_BYTES..)?;
+    // The headers of a record of handshake and of a ClientHello, then version and random.
+    let [22, _, _, _, _, 1, _, _, _, rest @ ..] = incoming else { return None };
+    let rest = rest.get(2 + 32..)?;
     let (session_id_bytes, rest) = rest.split_first()?;
     let rest = rest.get(usize::from(*session_id_bytes)..)?;
     let (bytes, rest) = rest.split_first_chunk()?;
