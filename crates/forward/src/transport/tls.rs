@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use ringfence_tls::{ClientConfig, HELD_BYTES_MAX, ServerConfig, ServerName, Session, SessionError, Version};
+use ringfence_tls::{
+    ClientConfig, HELD_BYTES_MAX, RECORD_PLAINTEXT_BYTES_MAX, ServerConfig, ServerName, Session,
+    SessionError, Version,
+};
 
 use super::Transport;
 use crate::{
@@ -47,6 +50,8 @@ struct Incoming {
     end: usize,
     /// Bytes came that the session has not seen.
     fresh: bool,
+    /// The last read filled all the room that there was: more of it waits in the kernel.
+    filled: bool,
 }
 
 struct Outgoing {
@@ -112,7 +117,7 @@ impl<T: Transport> Tls<T> {
     fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<Result<Version, HandshakeError>> {
         let mut state = self.state.borrow_mut();
         loop {
-            let received = state.receive(&mut []);
+            let received = state.receive(&mut [], &self.buffers);
             let flushed = state.poll_flush(&self.inner, cx);
             received.map_err(HandshakeError::Session)?;
             if !state.session.is_handshaking() {
@@ -222,7 +227,7 @@ impl<T: Transport> Transport for Tls<T> {
 
 impl State {
     /// Lets the session look at what has come, if it has not done so; returns how much plaintext it made of it.
-    fn receive(&mut self, plaintext: &mut [u8]) -> Result<usize, SessionError> {
+    fn receive(&mut self, plaintext: &mut [u8], buffers: &Buffers) -> Result<usize, SessionError> {
         let news = self.incoming.as_mut().filter(|incoming| incoming.fresh);
         if news.is_none() && !self.plaintext_waits {
             return Ok(0);
@@ -241,6 +246,11 @@ impl State {
         };
         self.plaintext_waits = received.plaintext_is_full;
         self.incoming.take_if(|incoming| incoming.start == incoming.end);
+        if let Some(incoming) = &mut self.incoming
+            && !incoming.fresh
+        {
+            incoming.settle(buffers);
+        }
         Ok(received.produced)
     }
 
@@ -253,7 +263,7 @@ impl State {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let received = self.receive(plaintext);
+            let received = self.receive(plaintext, buffers);
             let produced = received.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             if produced > 0 || self.session.has_peer_closed() {
                 return Poll::Ready(Ok(produced));
@@ -267,8 +277,9 @@ impl State {
         }
     }
 
-    /// Reads ciphertext, about `bytes` of it. The buffer grows as far as an incomplete record needs, and goes back if
-    /// nothing is there: a few bytes of a record cost their sender's connection a page.
+    /// Reads ciphertext for so many `bytes` of plaintext. A buffer in which a record waits for its rest grows as far as that
+    /// needs, or as far as is wanted where the sender fills it; an empty one goes back if nothing is there: a few bytes of a
+    /// record cost their sender's connection a page.
     fn poll_fill<T: Transport>(
         &mut self,
         inner: &T,
@@ -279,13 +290,10 @@ impl State {
         if self.incoming.is_none() {
             ready!(inner.poll_readable(cx));
         }
-        let incoming = self.incoming.get_or_insert_with(|| {
-            let overhead = if bytes < RELAY_BUFFER_BYTES { 0 } else { RECORD_OVERHEAD_LIKELY };
-            Incoming::empty(buffers.take(bytes + overhead))
-        });
-        incoming.make_room(buffers);
-        let read = inner.poll_read(cx, &mut incoming.buffer[incoming.end..]);
-        let read = match read {
+        let wanted = ciphertext_bytes(bytes);
+        let incoming = self.incoming.get_or_insert_with(|| Incoming::empty(buffers.take(wanted)));
+        let room_end = incoming.make_room(wanted, buffers);
+        let read = match inner.poll_read(cx, &mut incoming.buffer[incoming.end..room_end]) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             Poll::Ready(Ok(read)) => read,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -296,6 +304,7 @@ impl State {
         };
         incoming.end += read;
         incoming.fresh = true;
+        incoming.filled = incoming.end == room_end;
         Poll::Ready(Ok(()))
     }
 
@@ -336,26 +345,54 @@ impl State {
 
 impl Incoming {
     fn empty(buffer: Buffer) -> Incoming {
-        Incoming { buffer, start: 0, end: 0, fresh: false }
+        Incoming { buffer, start: 0, end: 0, fresh: false, filled: false }
     }
 
-    /// Makes room behind the bytes: at the front, or in a larger buffer. The session bounds what it leaves here, so
-    /// that this ends ([`HELD_BYTES_MAX`]).
-    fn make_room(&mut self, buffers: &Buffers) {
+    /// Makes room behind the bytes, at the front or in a larger buffer, and tells where it ends: where there are as many as
+    /// are `wanted` for bulk. The session bounds what it leaves here, so that growing ends ([`HELD_BYTES_MAX`]).
+    fn make_room(&mut self, wanted: usize, buffers: &Buffers) -> usize {
         let length = self.end - self.start;
-        if self.start > 0 {
+        let least = (length + 1).min(HELD_BYTES_MAX);
+        let needed = if self.filled { least.max(wanted) } else { least };
+        if needed > self.buffer.len() {
+            self.move_to(buffers.take(needed));
+        } else if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
-        } else if self.end == self.buffer.len() {
-            let mut larger = buffers.take((length + 1).min(HELD_BYTES_MAX));
-            larger[..length].copy_from_slice(&self.buffer[..length]);
-            self.buffer = larger;
         }
+        (self.start, self.end) = (0, length);
+        let is_bulk = wanted >= RELAY_BUFFER_BYTES && wanted > length;
+        if is_bulk { wanted.min(self.buffer.len()) } else { self.buffer.len() }
+    }
+
+    /// What is there of a record waits for the rest in a buffer of a record's size, and not in the large one that it came in.
+    fn settle(&mut self, buffers: &Buffers) {
+        if self.buffer.len() > RECORD_BUFFER_BYTES && self.end - self.start < RECORD_BUFFER_BYTES {
+            self.move_to(buffers.take(RECORD_BUFFER_BYTES));
+        }
+    }
+
+    fn move_to(&mut self, mut buffer: Buffer) {
+        let length = self.end - self.start;
+        buffer[..length].copy_from_slice(&self.buffer[self.start..self.end]);
+        self.buffer = buffer;
         (self.start, self.end) = (0, length);
     }
 }
 
-/// What a full buffer of plaintext takes more on the wire, generously, in bytes.
-const RECORD_OVERHEAD_LIKELY: usize = 4 * KIB;
+/// How much ciphertext to read for so much plaintext: as many full records as that fills, so that no part of one is left over.
+fn ciphertext_bytes(bytes: usize) -> usize {
+    match bytes {
+        ..RELAY_BUFFER_BYTES => bytes,
+        _ => bytes + bytes.div_ceil(RECORD_PLAINTEXT_BYTES_MAX) * RECORD_OVERHEAD_BYTES,
+    }
+}
+
+/// What a record of TLS 1.3 is longer than its content (RFC 8446 §5.2), in bytes. With those of TLS 1.2, which have up to 29
+/// (RFC 5288 §3), some part of one is left over.
+const RECORD_OVERHEAD_BYTES: usize = 5 + 1 + 16;
+
+/// Room for any record, in bytes: content of 16 KiB, and 2 KiB more in TLS 1.2 (RFC 5246 §6.2.3).
+const RECORD_BUFFER_BYTES: usize = 20 * KIB;
 
 /// Slices encrypted at once; the rest is taken by the next write.
 const PARTS_MAX: usize = 48;
