@@ -31,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringfence_http1::RequestHead;
+use ringfence_http1::{BodyFraming, RequestHead};
 
 use crate::{
     counters::{CLASSES_MAX, ExchangeKind, add, method_index},
@@ -341,7 +341,7 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
             let server = asking.server;
             self.progress.server.set(Some((upstream, server)));
             while pooled_allowed && let Some(stream) = pool.check_out(server) {
-                if self.is_usable(&stream) {
+                if self.is_usable(&stream, inbox) {
                     return Ok(Link { stream, asking, pooled: true });
                 }
             }
@@ -380,13 +380,14 @@ impl<'a, E: Environment, T: Transport> Exchange<'a, E, T> {
     }
 
     /// Whether a pooled connection is still open as far as can be known. The driver's knowledge costs nothing and
-    /// suffices for what can be sent again; for the rest the socket itself is asked.
-    fn is_usable(&self, stream: &E::Stream) -> bool {
+    /// suffices for what can be sent again, which takes that its content has come whole; for the rest the socket itself is asked.
+    fn is_usable(&self, stream: &E::Stream, inbox: &Inbox) -> bool {
         if self.worker.is_told_something(stream) {
             return false;
         }
-        let replayable = self.head.method().is_idempotent() && self.head.framing().is_empty();
-        replayable || self.worker.env.is_quiet(stream)
+        let behind = inbox.bytes().len() - self.head.head_len();
+        let is_here = matches!(self.head.framing(), BodyFraming::Length(length) if length <= behind as u64);
+        (self.head.method().is_idempotent() && is_here) || self.worker.env.is_quiet(stream)
     }
 
     fn record(&self, head_bytes: &[u8], client: IpAddr, next: Next) {

@@ -120,5 +120,16 @@ pub(crate) fn put() -> Vec<u8> {
     request
 }
 
+/// A client's query for the keys of its rooms' members.
+pub(crate) fn post() -> Vec<u8> {
+    let query = r#"{"device_keys":{"@alice:example.com":[]}}"#;
+    format!(
+        "POST /_matrix/client/v3/keys/query HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{query}",
+        query.len()
+    )
+    .into_bytes()
+}
+
 /// Content of an answer in bytes: that of an empty `/sync`.
 const CONTENT_BYTES: usize = 200;
